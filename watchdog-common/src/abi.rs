@@ -1,0 +1,112 @@
+//! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
+
+/// Changes whenever a shared type, a map or the meaning of a field changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// Watched services at most.
+pub const MAX_SERVICES: u32 = 64;
+/// Endpoints of one service at most, [`ENDPOINT_OTHER`] included.
+pub const MAX_ENDPOINTS: u32 = 32;
+/// (service, build) pairs that are alive at the same time at most; slot 0 means "not watched".
+pub const MAX_BUILD_SLOTS: u32 = 256;
+/// Requests under way at the same time on the host at most (the map is preallocated).
+pub const MAX_ONGOING: u32 = 65_536;
+/// (build slot, endpoint, status class) series at most.
+pub const MAX_SERIES: u32 = 8_192;
+/// Endpoint patterns of all services at most.
+pub const MAX_ENDPOINT_RULES: u32 = 4_096;
+/// Largest thread-group id the kernel gives out, plus one (`PID_MAX_LIMIT`).
+pub const MAX_TGID: u32 = 4_194_304;
+/// Bytes of the ring that carries [`crate::types::Sample`]s.
+pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
+/// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
+pub const PROCESS_RING_BYTES: u32 = 1 << 18;
+
+/// Bytes of a request's head that the kernel keeps and parses: method and path must end within them.
+pub const HEAD_WINDOW: usize = 256;
+/// Longest path pattern that a configuration may name, in bytes: always inside [`HEAD_WINDOW`].
+pub const MAX_PATTERN_BYTES: usize = 200;
+/// Path segments a pattern may have; deeper request paths match no pattern with a wildcard in those segments.
+pub const MAX_SEGMENTS: u32 = 16;
+/// Distinct sets of wildcard positions that one service's patterns may use.
+pub const MAX_WILDCARD_MASKS: usize = 4;
+
+/// Endpoint index of requests that match no configured endpoint.
+pub const ENDPOINT_OTHER: u16 = 0;
+/// Status classes: 0 is "no status seen", 1 to 5 are 1xx to 5xx.
+pub const STATUS_CLASSES: u16 = 6;
+
+/// Names of the maps, at most 15 bytes each (the kernel cuts longer ones).
+pub mod map {
+    /// Array of one `[u16; MAX_TGID]`: thread-group id to build slot. Mapped into the agent.
+    pub const TGID_SLOTS: &str = "TGID_SLOTS";
+    /// Array: build slot to [`crate::types::BuildSlot`].
+    pub const BUILD_SLOTS: &str = "BUILD_SLOTS";
+    /// Array: service to [`crate::types::ServicePatterns`].
+    pub const SERVICES: &str = "SERVICES";
+    /// Hash: [`crate::types::EndpointKey`] to endpoint index (`u32`).
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Hash: connection cookie to [`crate::types::OngoingRequest`].
+    pub const ONGOING: &str = "ONGOING_REQ";
+    /// Hash: [`crate::types::SeriesKey`] to [`crate::types::Series`].
+    pub const SERIES: &str = "SERIES";
+    /// Per-CPU array: build slot to [`crate::types::Conservation`].
+    pub const CONSERVATION: &str = "CONSERVATION";
+    /// Per-CPU array: [`crate::types::Loss`] to `u64`.
+    pub const LOSSES: &str = "LOSSES";
+    /// Per-CPU array of one: the slice that runs on this CPU.
+    pub const SLICE: &str = "SLICE_SCRATCH";
+    /// Task storage: what the thread works on.
+    pub const TASKS: &str = "ONGOING_TASK";
+    /// Socket storage: what the connection carries.
+    pub const CONNECTIONS: &str = "ONGOING_CONN";
+    /// Ring of [`crate::types::Sample`]s, drained on a timer.
+    pub const SAMPLES: &str = "SAMPLES";
+    /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.
+    pub const PROCESSES: &str = "PROCESSES";
+}
+
+/// Names of the programs: each is the hook it hangs on.
+pub mod program {
+    pub const SCHED_SWITCH: &str = "sched_switch";
+    pub const SCHED_WAKING: &str = "sched_waking";
+    pub const SCHED_PROCESS_FORK: &str = "sched_process_fork";
+    pub const SCHED_PROCESS_EXEC: &str = "sched_process_exec";
+    pub const SCHED_PROCESS_EXIT: &str = "sched_process_exit";
+    pub const INET_SOCK_SET_STATE: &str = "inet_sock_set_state";
+    /// Core tier, kernel 6.3 and later.
+    pub const SOCK_RECV_LENGTH: &str = "sock_recv_length";
+    pub const SOCK_SEND_LENGTH: &str = "sock_send_length";
+    /// Tier A: function exits, where the two tracepoints above do not exist.
+    pub const INET_RECVMSG: &str = "inet_recvmsg";
+    pub const INET6_RECVMSG: &str = "inet6_recvmsg";
+    pub const UNIX_STREAM_RECVMSG: &str = "unix_stream_recvmsg";
+    pub const INET_SENDMSG: &str = "inet_sendmsg";
+    pub const INET6_SENDMSG: &str = "inet6_sendmsg";
+    pub const UNIX_STREAM_SENDMSG: &str = "unix_stream_sendmsg";
+
+    /// Raw-BTF tracepoints that every tier needs.
+    pub const ALWAYS: [&str; 6] = [
+        SCHED_SWITCH,
+        SCHED_WAKING,
+        SCHED_PROCESS_FORK,
+        SCHED_PROCESS_EXEC,
+        SCHED_PROCESS_EXIT,
+        INET_SOCK_SET_STATE,
+    ];
+    pub const CORE: [&str; 2] = [SOCK_RECV_LENGTH, SOCK_SEND_LENGTH];
+    pub const TIER_A: [&str; 6] =
+        [INET_RECVMSG, INET6_RECVMSG, UNIX_STREAM_RECVMSG, INET_SENDMSG, INET6_SENDMSG, UNIX_STREAM_SENDMSG];
+}
+
+/// Names of the read-only globals that the agent sets before loading.
+pub mod global {
+    pub const TASK_PID: &str = "OFF_TASK_PID";
+    pub const TASK_TGID: &str = "OFF_TASK_TGID";
+    pub const TASK_SUM_EXEC: &str = "OFF_TASK_SUM_EXEC";
+    pub const TASK_SIGNAL: &str = "OFF_TASK_SIGNAL";
+    pub const SIGNAL_LIVE: &str = "OFF_SIGNAL_LIVE";
+    pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
+    pub const HASH_KEY: &str = "HASH_KEY";
+    pub const ABI_VERSION: &str = "ABI_VERSION";
+}

@@ -1,0 +1,233 @@
+//! The values that cross the kernel boundary: `#[repr(C)]`, fixed-width integers, widest first, padding explicit.
+
+use core::mem::{align_of, offset_of, size_of};
+
+use crate::abi::MAX_WILDCARD_MASKS;
+use crate::histogram::BUCKETS;
+
+/// One finished request on a watched endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// When it ended, `CLOCK_MONOTONIC`.
+    pub end_mono_ns: u64,
+    /// On-CPU time charged to it.
+    pub oncpu_ns: u64,
+    /// From its first byte to its end, saturated.
+    pub wall_us: u32,
+    pub tgid: u32,
+    pub build_slot: u16,
+    pub endpoint: u16,
+    /// HTTP status code, 0 when none was seen.
+    pub status: u16,
+    /// [`RequestFlags`] bits.
+    pub flags: u16,
+}
+const _: () = assert!(size_of::<Sample>() == 32 && align_of::<Sample>() == 8);
+const _: () = assert!(offset_of!(Sample, build_slot) == 24 && offset_of!(Sample, flags) == 30);
+
+/// Bits of [`OngoingRequest::flags`] and [`Sample::flags`].
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFlags;
+impl RequestFlags {
+    /// The head is not complete: the endpoint is not known yet.
+    pub const HEAD: u16 = 1;
+    /// A final status line was sent.
+    pub const ANSWERED: u16 = 1 << 1;
+    /// As far as can be seen, the whole response was sent.
+    pub const COMPLETE: u16 = 1 << 2;
+    /// The connection was closed.
+    pub const CLOSED: u16 = 1 << 3;
+    /// More of a response that was already counted as finished: adds to the sum, not to the count.
+    pub const CONTINUATION: u16 = 1 << 4;
+}
+
+/// A request under way, by connection cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OngoingRequest {
+    /// On-CPU time charged so far (what threads still hold is not in it).
+    pub oncpu_ns: u64,
+    pub start_mono_ns: u64,
+    /// Last receive or send.
+    pub last_mono_ns: u64,
+    /// Number of the request on its connection.
+    pub sequence: u32,
+    pub tgid: u32,
+    pub build_slot: u16,
+    pub endpoint: u16,
+    pub status: u16,
+    /// [`RequestFlags`] bits.
+    pub flags: u16,
+}
+const _: () = assert!(size_of::<OngoingRequest>() == 40 && align_of::<OngoingRequest>() == 8);
+const _: () = assert!(offset_of!(OngoingRequest, sequence) == 24 && offset_of!(OngoingRequest, flags) == 38);
+
+/// What a build slot stands for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildSlot {
+    pub service: u32,
+    /// 1 while the slot is in use.
+    pub active: u32,
+}
+const _: () = assert!(size_of::<BuildSlot>() == 8 && align_of::<BuildSlot>() == 4);
+
+/// Which sets of wildcard positions a service's patterns use: bit `i` set means segment `i` is `*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServicePatterns {
+    pub masks: [u32; MAX_WILDCARD_MASKS],
+    pub mask_count: u32,
+    pub _pad: u32,
+}
+const _: () = assert!(size_of::<ServicePatterns>() == 24 && align_of::<ServicePatterns>() == 4);
+
+/// An endpoint pattern, see [`crate::http`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointKey {
+    pub path_hash: u64,
+    /// First eight bytes of the method, zero-padded, little-endian; 0 matches any method.
+    pub method: u64,
+    pub service: u32,
+    pub mask: u32,
+}
+const _: () = assert!(size_of::<EndpointKey>() == 24 && align_of::<EndpointKey>() == 8);
+
+/// Finished requests are counted under this key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesKey {
+    pub build_slot: u16,
+    pub endpoint: u16,
+    /// 0 (none seen) to 5 (5xx).
+    pub status_class: u16,
+    pub _pad: u16,
+}
+const _: () = assert!(size_of::<SeriesKey>() == 8 && align_of::<SeriesKey>() == 2);
+
+/// Counts of one series since the slot was taken; they only grow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series {
+    pub count: u64,
+    /// Exact, continuations included.
+    pub oncpu_sum_ns: u64,
+    /// Of the sum, what came from continuations.
+    pub continued_ns: u64,
+    pub buckets: [u64; BUCKETS],
+}
+const _: () = assert!(size_of::<Series>() == 24 + 8 * BUCKETS && align_of::<Series>() == 8);
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { count: 0, oncpu_sum_ns: 0, continued_ns: 0, buckets: [0; BUCKETS] }
+    }
+}
+
+/// Whose CPU time it was, per build slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conservation {
+    /// The scheduler's own figure for the watched threads, up to each one's last switch.
+    pub process_ns: u64,
+    /// Charged to requests.
+    pub attributed_ns: u64,
+    /// Belongs to no request: start-up, polling, housekeeping.
+    pub unattributed_ns: u64,
+    /// Requests begun.
+    pub started: u64,
+    /// Requests finished and counted.
+    pub finished: u64,
+}
+const _: () = assert!(size_of::<Conservation>() == 40 && align_of::<Conservation>() == 8);
+
+/// A process appeared, changed its program or ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessEvent {
+    pub mono_ns: u64,
+    pub tgid: u32,
+    /// Thread-group id of the parent for a fork, 0 otherwise.
+    pub parent_tgid: u32,
+    /// [`ProcessEventKind`] as a number.
+    pub kind: u32,
+    /// Slot in force at the event, 0 when not watched.
+    pub build_slot: u32,
+}
+const _: () = assert!(size_of::<ProcessEvent>() == 24 && align_of::<ProcessEvent>() == 8);
+
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessEventKind {
+    /// A watched process forked; the child is watched already.
+    Fork = 1,
+    /// Any process of the host started another program.
+    Exec = 2,
+    /// The last thread of a watched process ended.
+    Exit = 3,
+}
+
+impl TryFrom<u32> for ProcessEventKind {
+    type Error = u32;
+    fn try_from(value: u32) -> Result<Self, u32> {
+        match value {
+            1 => Ok(Self::Fork),
+            2 => Ok(Self::Exec),
+            3 => Ok(Self::Exit),
+            other => Err(other),
+        }
+    }
+}
+
+macro_rules! losses {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)*) => {
+        /// Why something could not be measured. Each has a counter of its own.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Loss { $($(#[$doc])* $name = $number,)* }
+        impl Loss {
+            pub const ALL: &'static [Loss] = &[$(Loss::$name,)*];
+            /// The value of the `reason` label.
+            pub const fn label(self) -> &'static str { match self { $(Loss::$name => $label,)* } }
+        }
+    };
+}
+losses! {
+    /// The sample ring was full; counts, sums and histogram have the request.
+    SampleRingFull = 0, "sample_ring_full";
+    /// The process ring was full; the periodic scan finds the process.
+    ProcessRingFull = 1, "process_ring_full";
+    /// More requests under way than the map holds; this one is not measured.
+    OngoingFull = 2, "ongoing_full";
+    /// No memory for a thread's state; its time is unattributed.
+    TaskStorage = 3, "task_storage";
+    /// No memory for a connection's state; its requests are not measured.
+    ConnectionStorage = 4, "connection_storage";
+    /// A finished request had no series to be counted in.
+    SeriesMissing = 5, "series_missing";
+    /// The response of a request that began before the agent came.
+    Midstream = 6, "midstream";
+    /// The request's bytes could not be read from user memory.
+    UnreadableBuffer = 7, "unreadable_buffer";
+    /// Socket I/O through `io_uring`, whose buffers the kernel programs cannot see.
+    IoUring = 8, "io_uring";
+    /// An inbound connection that speaks TLS.
+    Tls = 9, "tls";
+    /// An inbound connection that speaks HTTP/2 with prior knowledge.
+    Http2 = 10, "http2";
+    /// A connection whose first received bytes are no request of a known protocol.
+    UnknownProtocol = 11, "unknown_protocol";
+    /// A slice whose start was not seen (the first one after attaching).
+    SliceUnknown = 12, "slice_unknown";
+    /// A request whose path did not end within the head window: counted as "other".
+    LongPath = 13, "long_path";
+    /// The clock stepped back between two CPUs.
+    ClockStep = 14, "clock_step";
+    /// A request that was still without an answer when its connection or process ended.
+    Abandoned = 15, "abandoned";
+}
+/// Number of [`Loss`] reasons.
+pub const LOSS_REASONS: u32 = 16;
+const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);

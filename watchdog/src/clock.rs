@@ -1,0 +1,17 @@
+//! The only place that reads clocks.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the kernel's `bpf_ktime_get_ns`.
+pub fn mono_ns() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(Duration::ZERO, Duration::from);
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Wall clock in milliseconds since 1970, for people and for the ledger; never compared to decide anything.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,28 @@
+//! The agent of load-watchdog, in the order in which data flows through it.
+//!
+//! [`kernel`] → [`identity`] → [`aggregate`] → [`sequential`] → [`verdict`] → [`incident`] → [`action`] →
+//! [`metrics`], [`event`], [`control`]. Nothing flows back; [`agent`] calls the stages in order.
+
+pub mod model;
+
+pub mod kernel;
+
+pub mod identity;
+
+pub mod aggregate;
+pub mod sequential;
+pub mod verdict;
+
+pub mod action;
+pub mod incident;
+pub mod store;
+
+pub mod control;
+pub mod event;
+pub mod metrics;
+
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod doctor;
