@@ -109,7 +109,7 @@ impl fmt::Display for Toolchain {
         match &self.compiler {
             Compiler::Nightly { .. } => write!(f, "rustup nightly with rust-src")?,
             Compiler::Prebuilt { bin } => {
-                write!(f, "{} with a prebuilt core for BPF", bin.join("rustc").display())?
+                write!(f, "{} with a prebuilt core for BPF", bin.join("rustc").display())?;
             }
         }
         write!(f, ", {}", self.linker.display())
@@ -160,11 +160,8 @@ pub(crate) fn find_linker() -> Option<PathBuf> {
 /// A program on PATH, else in cargo's bin folder (which need not be on PATH in a build script).
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     env::split_paths(&path)
-        .chain(cargo_home.map(|home| home.join("bin")))
+        .chain(home_of("CARGO_HOME", ".cargo").map(|home| home.join("bin")))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
 }
@@ -199,19 +196,26 @@ fn belongs_to_outer_build(key: &str) -> bool {
 
 /// bpf-linker makes BTF out of full debug info; paths of the building machine stay out of it.
 fn rustflags(arch: &str, root: &Path) -> OsString {
-    let mut flags = OsString::from(format!(
-        "--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f--remap-path-prefix="
-    ));
-    flags.push(root);
-    flags.push("=.");
-    if let Some(home) = env::var_os("CARGO_HOME")
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo").into_os_string()))
-    {
+    let mut flags =
+        OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"));
+    let remapped = [
+        (Some(root.to_path_buf()), "."),
+        (home_of("CARGO_HOME", ".cargo"), "cargo"),
+        (home_of("RUSTUP_HOME", ".rustup"), "rustup"),
+    ];
+    for (from, to) in remapped {
+        let Some(from) = from else { continue };
         flags.push("\x1f--remap-path-prefix=");
-        flags.push(home);
-        flags.push("=cargo");
+        flags.push(from);
+        flags.push(format!("={to}"));
     }
     flags
+}
+
+fn home_of(variable: &str, below_home: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(below_home)))
 }
 
 fn path_with(first: Option<&Path>) -> OsString {
