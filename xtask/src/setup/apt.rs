@@ -1,0 +1,63 @@
+//! Debian packages: installed when that is possible, else named.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::{self, Progress};
+
+const LOG: &str = "setup.log";
+
+/// Installs packages with apt-get, after `apt-get update` when one of them is not known.
+pub(crate) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
+    let list = packages.join(" ");
+    if !is_debian() {
+        bail!("this is not Debian or a relative of it; install what Debian calls: {list}");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("not root; run: sudo apt-get install --no-install-recommends {list}");
+    }
+    if !packages.iter().all(|package| has_candidate(package)) {
+        process::run(apt_get().arg("update"), progress, LOG)?;
+    }
+    if let Some(unknown) = packages.iter().find(|package| !has_candidate(package)) {
+        bail!(
+            "apt-get knows no package {unknown}, even after apt-get update: are all of Debian's archives enabled?"
+        );
+    }
+    let run_install = || {
+        process::run(
+            apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages),
+            progress,
+            LOG,
+        )
+    };
+    // An index that has aged names files that the mirror has replaced since.
+    run_install().or_else(|_| {
+        process::run(apt_get().arg("update"), progress, LOG)?;
+        run_install()
+    })
+}
+
+pub(crate) fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists() && Path::new("/usr/bin/apt-get").exists()
+}
+
+/// Whether apt could install the package now.
+pub(crate) fn has_candidate(package: &str) -> bool {
+    process::capture(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package])).is_some_and(
+        |text| {
+            text.lines().any(|line| {
+                line.trim().strip_prefix("Candidate:").is_some_and(|version| version.trim() != "(none)")
+            })
+        },
+    )
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    // Waits for another apt-get instead of failing.
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
+    command
+}
