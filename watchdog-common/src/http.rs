@@ -209,9 +209,8 @@ pub fn status(head: &[u8; 16]) -> Option<u16> {
 /// How the end of a response can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// `Content-Length`: the whole response has at least this many bytes, its head up to that line included.
-    /// What the head has behind that line is not counted, so the true length is a few hundred bytes more at most.
-    AtLeast(u64),
+    /// `Content-Length`, whose value begins at this offset.
+    LengthAt(usize),
     /// `Transfer-Encoding`: ends with an empty chunk.
     Chunked,
     /// Neither within the window: ends with the connection, or has no body.
@@ -233,7 +232,7 @@ pub fn framing(head: &[u8; RESPONSE_WINDOW], len: usize) -> Framing {
         if head[i] == b'\n' {
             let first = head[i + 1] | 0x20;
             if first == b'c' && is_name(head, i + 1, LENGTH) {
-                return Framing::AtLeast((i + 1 + LENGTH.len()) as u64 + number(head, i + 1 + LENGTH.len(), len));
+                return Framing::LengthAt(i + 1 + LENGTH.len());
             }
             if first == b't' && is_name(head, i + 1, CODING) {
                 return Framing::Chunked;
@@ -245,6 +244,28 @@ pub fn framing(head: &[u8; RESPONSE_WINDOW], len: usize) -> Framing {
         i += 1;
     }
     Framing::Unknown
+}
+
+/// Reads the value of `Content-Length` at `at`, and tells how many bytes the whole response has at least: the head
+/// up to there, and the body. What the head has behind that line is not counted; it is a few hundred bytes at most.
+///
+/// `at` is taken modulo the window: the kernel's verifier wants to see that it cannot leave it.
+#[inline(always)]
+pub fn response_bytes(head: &[u8; 2 * RESPONSE_WINDOW], at: usize) -> u64 {
+    let at = at & (RESPONSE_WINDOW - 1);
+    let mut value = 0u64;
+    let mut k = 0;
+    while k < 20 {
+        let byte = head[at + k];
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            value = value.wrapping_mul(10).wrapping_add(digit as u64);
+        } else if byte != b' ' && byte != b'\t' {
+            break;
+        }
+        k += 1;
+    }
+    value.saturating_add(at as u64)
 }
 
 #[inline(always)]
@@ -259,27 +280,6 @@ fn is_name<const N: usize>(head: &[u8; RESPONSE_WINDOW], at: usize, name: &[u8; 
         k += 1;
     }
     true
-}
-
-/// At most eleven digits behind optional blanks.
-#[inline(always)]
-fn number(head: &[u8; RESPONSE_WINDOW], at: usize, len: usize) -> u64 {
-    let mut value = 0u64;
-    let mut k = 0;
-    while k < 12 {
-        let Some(&byte) = head.get(at + k) else { break };
-        if at + k >= len {
-            break;
-        }
-        let digit = byte.wrapping_sub(b'0');
-        if digit <= 9 {
-            value = value * 10 + digit as u64;
-        } else if byte != b' ' && byte != b'\t' {
-            break;
-        }
-        k += 1;
-    }
-    value
 }
 
 #[cfg(test)]
@@ -372,8 +372,9 @@ mod tests {
     fn the_framing_is_found_in_the_head() {
         let of = |text: &str| framing(&padded(text), text.len());
         let head = "HTTP/1.1 200 OK\r\nServer: x\r\ncontent-Length:  1234\r\n\r\nbody";
-        let line = head.find("content").expect("in the text") as u64;
-        assert_eq!(of(head), Framing::AtLeast(line + 15 + 1234));
+        let value = head.find("content").expect("in the text") + 15;
+        assert_eq!(of(head), Framing::LengthAt(value));
+        assert_eq!(response_bytes(&padded(head), value), value as u64 + 1234);
         assert_eq!(of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Framing::Chunked);
         assert_eq!(of("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nContent-Length: 3\r\n\r\n"), Framing::Unknown);
         assert_eq!(of("HTTP/1.1 204 No Content\r\n\r\n"), Framing::Unknown);
@@ -386,7 +387,11 @@ mod tests {
             let mut window = [0u8; RESPONSE_WINDOW];
             let len = bytes.len().min(RESPONSE_WINDOW);
             window[..len].copy_from_slice(&bytes[..len]);
-            let _ = framing(&window, len);
+            if let Framing::LengthAt(at) = framing(&window, len) {
+                let mut longer = [0u8; 2 * RESPONSE_WINDOW];
+                longer[..RESPONSE_WINDOW].copy_from_slice(&window);
+                let _ = response_bytes(&longer, at);
+            }
         }
 
         #[test]

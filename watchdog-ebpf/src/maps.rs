@@ -117,8 +117,8 @@ pub struct Connection {
     pub kind: u32,
     pub phase: u32,
     pub head_len: u32,
-    /// Where the request's target begins in `head`. Kept here also because a value read back from a map is unknown
-    /// to the verifier, which would otherwise follow every possible start of the path on its own.
+    /// Where in `head` the request's target begins, or the response's length is told. Kept here because a value
+    /// read back from a map is unknown to the verifier, which would otherwise follow every possible one.
     pub target: u32,
     pub endpoint: u16,
     pub status: u16,

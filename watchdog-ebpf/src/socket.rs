@@ -158,31 +158,29 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         return;
     }
     let Some(mut op) = Operation::of(sk, received as u32 as u64) else { return };
-    match op.connection.kind {
-        kind::OPAQUE => {}
-        kind::OTHER => receive_from_elsewhere(&mut op),
-        kind::INBOUND if op.connection.phase == phase::REQUEST => {
-            let (cookie, sequence) = (op.connection.cookie, op.connection.sequence);
-            if ongoing(cookie, sequence).is_some() {
-                bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
-            }
-        }
-        _ => receive_head(&mut op),
+    let connection = &op.connection;
+    let (cookie, sequence) = match connection.kind {
+        kind::OPAQUE => return,
+        // An answer of a database or the like makes the request current again that asked. Where nobody in a request
+        // ever sent, it may be an inbound connection whose beginning was not seen.
+        kind::OTHER => (connection.owner_connection, connection.owner_sequence),
+        // More of the request's body.
+        kind::INBOUND if connection.phase == phase::REQUEST => (connection.cookie, connection.sequence),
+        _ => (0, 0),
+    };
+    if cookie == 0 {
+        receive_head(&mut op);
+    } else if ongoing(cookie, sequence).is_some() {
+        bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
     }
 }
 
-/// An answer of a database or the like makes the request current again that asked.
+/// A value that was just stored, read back: it is unknown to the verifier, which would otherwise walk all that
+/// follows once for each value that it could be.
 #[inline(always)]
-fn receive_from_elsewhere(op: &mut Operation) {
-    let (cookie, sequence) = (op.connection.owner_connection, op.connection.owner_sequence);
-    if cookie != 0 {
-        if ongoing(cookie, sequence).is_some() {
-            bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
-        }
-        return;
-    }
-    // Nobody in a request ever sent on it: it may be an inbound connection whose beginning was not seen.
-    receive_head(op);
+fn reloaded(field: &u32) -> usize {
+    // SAFETY: a reference; volatile, so that the compiler does not remember what was stored.
+    unsafe { core::ptr::read_volatile(field) as usize }
 }
 
 /// Reads what was received behind what is kept of the head already, and judges it.
@@ -208,8 +206,8 @@ fn receive_head(op: &mut Operation) {
         lost(Loss::UnreadableBuffer);
         return;
     }
-    let len = kept + len;
-    op.connection.head_len = len as u32;
+    op.connection.head_len = (kept + len) as u32;
+    let len = reloaded(&op.connection.head_len);
     match http::opening(&op.connection.head, len) {
         Opening::Method { method, target } => {
             op.connection.target = target as u32;
@@ -282,8 +280,7 @@ fn endpoint_of(op: &Operation, method: u64, len: usize) -> Option<u16> {
     let Some(patterns) = SERVICES.get(service) else { return Some(ENDPOINT_OTHER) };
     let masks = patterns.masks;
     let head = &op.connection.head;
-    // SAFETY: a field of a live map value; volatile, so that the verifier sees an unknown value (see `Connection`).
-    let target = unsafe { core::ptr::read_volatile(&raw const op.connection.target) } as usize & 31;
+    let target = reloaded(&op.connection.target) & 31;
     if head[target] != b'/' {
         return Some(ENDPOINT_OTHER);
     }
@@ -357,7 +354,10 @@ fn on_send(sk: *const c_void, sent: i32) {
 #[inline(always)]
 fn send_first(op: &mut Operation) {
     op.connection.kind = kind::OTHER;
-    if response_start(op).is_some() {
+    let mut start = [0u8; 16];
+    let readable = op.moved >= 16
+        && op.call.first_bytes(op.moved).is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
+    if readable && http::status(&start).is_some() {
         op.connection.kind = kind::INBOUND;
         lost(Loss::Midstream);
     }
@@ -373,7 +373,8 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
     }
     // SAFETY: the buffer is longer than 16 bytes and of the same alignment.
     let start = unsafe { &*op.connection.head.as_ptr().cast::<[u8; 16]>() };
-    http::status(start).map(|status| (status, len))
+    op.connection.head_len = len as u32;
+    http::status(start).map(|status| (status, reloaded(&op.connection.head_len)))
 }
 
 /// A send on an inbound connection says for certain whose work this was.
@@ -432,14 +433,18 @@ fn begin_response(op: &mut Operation, failed: bool) -> bool {
             // SAFETY: the buffer is longer than the window and of the same alignment.
             let window = unsafe { &*op.connection.head.as_ptr().cast::<[u8; RESPONSE_WINDOW]>() };
             match http::framing(window, len) {
-                Framing::AtLeast(bytes) => {
+                Framing::LengthAt(at) => {
                     op.connection.framing = framing::LENGTH;
-                    op.connection.expected = bytes;
+                    op.connection.target = at as u32;
                 }
                 Framing::Chunked => op.connection.framing = framing::CHUNKED,
                 Framing::Unknown => {}
             }
         }
+    }
+    if op.connection.framing == framing::LENGTH {
+        let at = reloaded(&op.connection.target);
+        op.connection.expected = http::response_bytes(&op.connection.head, at);
     }
     if status == 101 {
         // What follows is another protocol.
