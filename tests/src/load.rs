@@ -287,7 +287,7 @@ impl Shared {
         self.stop.load(Ordering::Relaxed) || Instant::now() >= self.ends
     }
 
-    /// Which step a request is: spread evenly over each round of all weights, the same in every run.
+    /// Which step a request is: drawn by weight, the same in every run.
     fn step_of(&self, ticket: u64) -> Option<usize> {
         let steps = &self.options.steps;
         let total: u64 = steps.iter().map(|step| u64::from(step.weight)).sum();

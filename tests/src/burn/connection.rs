@@ -88,13 +88,11 @@ impl Connection {
         }
     }
 
-    /// A read that is expected to find nothing.
-    pub fn probe(&self) {
-        let mut byte = [0];
-        let _ = recv(self.fd.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK);
-        if self.unread.is_empty() {
-            // Nothing waits and the client does not pipeline, so this finds nothing to take away.
-            let _ = recv(self.fd.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+    /// A read that is expected to find nothing (EAGAIN); what it does find is kept.
+    pub fn probe(&mut self) {
+        let mut buffer = [0; 512];
+        if let Ok(count) = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            self.unread.extend_from_slice(&buffer[..count]);
         }
     }
 

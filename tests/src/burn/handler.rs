@@ -36,7 +36,7 @@ pub fn serve_next(server: &Server, connection: &mut Connection) -> io::Result<Ne
 }
 
 /// Does the work of a request, sends its response and records what it cost.
-pub fn answer(server: &Server, connection: &Connection, request: Request) -> io::Result<Next> {
+pub fn answer(server: &Server, connection: &mut Connection, request: Request) -> io::Result<Next> {
     let options = &server.options;
     let endpoint = request.endpoint;
     let (own_us, status) = match endpoint {

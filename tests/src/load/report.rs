@@ -123,7 +123,7 @@ impl Tally {
             count: 0,
             first,
             last: now,
-            latency_us: Histogram::new(3).expect("3 significant digits are allowed"),
+            latency_us: Histogram::new_with_max(3_600_000_000, 3).expect("an hour in three digits fits"),
         });
         line.count += 1;
         line.first = line.first.min(first);
