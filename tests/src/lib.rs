@@ -5,3 +5,4 @@ pub mod cases;
 pub mod harness;
 pub mod load;
 pub mod measure;
+pub mod skip;
