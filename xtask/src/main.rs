@@ -1,9 +1,11 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
+mod cargo;
 mod paths;
 mod process;
 mod setup;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,11 +22,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,7 +3,7 @@
 //! Each need is a row of [`STEPS`]: how to find it, and how to get it. The other commands call [`ensure`] with the
 //! components they use, so that nobody has to run `setup` by hand.
 
-mod apt;
+pub(crate) mod apt;
 mod install;
 
 use std::process::{Command, ExitCode};
