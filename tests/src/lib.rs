@@ -1,1 +1,5 @@
-//! Harness.
+//! What the tests that need a kernel are made of: a burn server, a load driver and a harness around both.
+
+pub mod burn;
+pub mod harness;
+pub mod load;

@@ -1,0 +1,411 @@
+//! HTTP/1 as far as the kernel needs it: the request line's method and path, the status code, and how long the
+//! response is.
+//!
+//! All of it is pure, never panics and never allocates. The kernel programs call the small pieces on bytes that lie
+//! in map memory; [`request`] composes them for the agent, the tests and the fuzzer.
+//!
+//! Paths are compared as keyed hashes, segment by segment, so that one pass over the path answers every pattern of
+//! a service: `/api/*/login` is the same fold with the wildcard's segment replaced. The key is drawn at start-up,
+//! so nobody outside can choose a path that collides. Paths are compared as sent: no decoding of `%xx`, no folding
+//! of `//`; what follows `?` or `#` does not count.
+
+use crate::abi::{HEAD_WINDOW, MAX_WILDCARD_MASKS};
+
+/// Bytes of a response that are looked at for its framing.
+pub const RESPONSE_WINDOW: usize = 256;
+/// Longest method name that is accepted, in bytes.
+pub const MAX_METHOD_BYTES: usize = 16;
+
+/// What the first received bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Could become a request line; more bytes are needed.
+    Partial,
+    /// A request line: the method (first eight bytes, little-endian) and where its target begins.
+    Method { method: u64, target: usize },
+    /// A TLS record.
+    Tls,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// None of these.
+    Other,
+}
+
+/// Looks at the beginning of what was received: `head[..len]`.
+#[inline(always)]
+pub fn opening(head: &[u8], len: usize) -> Opening {
+    let mut method = 0u64;
+    let mut i = 0;
+    while i <= MAX_METHOD_BYTES {
+        let Some(&byte) = head.get(i) else { return Opening::Partial };
+        if i >= len {
+            return Opening::Partial;
+        }
+        if byte == b' ' {
+            break;
+        }
+        if !(byte.is_ascii_uppercase() || byte == b'-') {
+            return if i == 0 && byte == 0x16 { Opening::Tls } else { Opening::Other };
+        }
+        if i < 8 {
+            method |= (byte as u64) << (8 * i);
+        }
+        i += 1;
+    }
+    if !(3..=MAX_METHOD_BYTES).contains(&i) {
+        return Opening::Other;
+    }
+    let target = i + 1;
+    if target >= len {
+        return Opening::Partial;
+    }
+    match head.get(target) {
+        Some(b'*') if method == PRI => Opening::Http2,
+        // Origin form, absolute form (http://...), and the "*" of OPTIONS.
+        Some(b'/' | b'h' | b'*') => Opening::Method { method, target },
+        _ => Opening::Other,
+    }
+}
+
+const PRI: u64 = method_code(b"PRI");
+
+/// A method as the kernel compares it: its first eight bytes, little-endian, zero-padded.
+pub const fn method_code(method: &[u8]) -> u64 {
+    let mut code = 0u64;
+    let mut i = 0;
+    while i < 8 && i < method.len() {
+        code |= (method[i] as u64) << (8 * i);
+        i += 1;
+    }
+    code
+}
+
+/// True for the byte behind a path in a request line.
+#[inline(always)]
+pub const fn ends_path(byte: u8) -> bool {
+    matches!(byte, b' ' | b'?' | b'#' | b'\r' | b'\n')
+}
+
+const WILDCARD: u64 = 0x2a2a_2a2a_2a2a_2a2a;
+
+#[inline(always)]
+const fn mix(hash: u64, value: u64) -> u64 {
+    (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+/// Hashes a path byte by byte, once for each set of wildcard positions.
+#[derive(Clone, Copy, Debug)]
+pub struct PathHash {
+    key: u64,
+    segment: u64,
+    index: u32,
+    totals: [u64; MAX_WILDCARD_MASKS],
+}
+
+impl PathHash {
+    #[inline(always)]
+    pub const fn new(key: u64) -> Self {
+        Self { key, segment: key, index: 0, totals: [key; MAX_WILDCARD_MASKS] }
+    }
+
+    /// Takes the next byte behind the path's leading slash.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8, masks: &[u32; MAX_WILDCARD_MASKS]) {
+        if byte == b'/' {
+            self.close_segment(masks);
+        } else {
+            self.segment = mix(self.segment, byte as u64);
+        }
+    }
+
+    /// Ends the path: one hash per mask.
+    #[inline(always)]
+    pub fn finish(mut self, masks: &[u32; MAX_WILDCARD_MASKS]) -> [u64; MAX_WILDCARD_MASKS] {
+        self.close_segment(masks);
+        self.totals
+    }
+
+    #[inline(always)]
+    fn close_segment(&mut self, masks: &[u32; MAX_WILDCARD_MASKS]) {
+        let mut m = 0;
+        while m < MAX_WILDCARD_MASKS {
+            // Arithmetic instead of a branch: the verifier would follow both sides for every segment.
+            let wild = (((masks[m] >> (self.index & 31)) & 1) as u64).wrapping_neg();
+            let piece = (self.segment & !wild) | (WILDCARD & wild);
+            self.totals[m] = mix(self.totals[m], piece);
+            m += 1;
+        }
+        self.segment = self.key;
+        self.index += 1;
+    }
+}
+
+/// A request line that was read far enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestLine {
+    pub method: u64,
+    /// One hash per mask; `None` when the path does not end within the window, or is no path.
+    pub path: Option<[u64; MAX_WILDCARD_MASKS]>,
+}
+
+/// What the received bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    Partial,
+    Request(RequestLine),
+    Tls,
+    Http2,
+    Other,
+}
+
+/// The kernel's judgement of `head`, composed for user space.
+pub fn request(head: &[u8], masks: &[u32; MAX_WILDCARD_MASKS], key: u64) -> Head {
+    let (method, target) = match opening(head, head.len()) {
+        Opening::Partial => return Head::Partial,
+        Opening::Tls => return Head::Tls,
+        Opening::Http2 => return Head::Http2,
+        Opening::Other => return Head::Other,
+        Opening::Method { method, target } => (method, target),
+    };
+    if head.get(target) != Some(&b'/') {
+        return Head::Request(RequestLine { method, path: None });
+    }
+    let mut hash = PathHash::new(key);
+    for i in 1..HEAD_WINDOW {
+        let Some(&byte) = head.get(target + i) else { return Head::Partial };
+        if ends_path(byte) {
+            return Head::Request(RequestLine { method, path: Some(hash.finish(masks)) });
+        }
+        hash.push(byte, masks);
+    }
+    Head::Request(RequestLine { method, path: None })
+}
+
+/// The hash of a path (with its leading slash) under one set of wildcard positions, as patterns are stored.
+pub fn path_hash(path: &[u8], mask: u32, key: u64) -> u64 {
+    let masks = [mask; MAX_WILDCARD_MASKS];
+    let mut hash = PathHash::new(key);
+    for &byte in path.iter().skip(1) {
+        hash.push(byte, &masks);
+    }
+    hash.finish(&masks)[0]
+}
+
+/// The status code of a response that begins with `head`: `HTTP/1.x NNN`.
+#[inline(always)]
+pub fn status(head: &[u8; 16]) -> Option<u16> {
+    let version = u64::from_le_bytes([head[0], head[1], head[2], head[3], head[4], head[5], head[6], 0]);
+    if version != method_code(b"HTTP/1.") || head[8] != b' ' {
+        return None;
+    }
+    let digit = |byte: u8| byte.wrapping_sub(b'0') as u16;
+    let (a, b, c) = (digit(head[9]), digit(head[10]), digit(head[11]));
+    if a == 0 || a > 5 || b > 9 || c > 9 {
+        return None;
+    }
+    Some(a * 100 + b * 10 + c)
+}
+
+/// How the end of a response can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// `Content-Length`, whose value begins at this offset.
+    LengthAt(usize),
+    /// `Transfer-Encoding`: ends with an empty chunk.
+    Chunked,
+    /// Neither within the window: ends with the connection, or has no body.
+    Unknown,
+}
+
+/// Finds the framing headers in `head[..len]`.
+#[inline(always)]
+pub fn framing(head: &[u8; RESPONSE_WINDOW], len: usize) -> Framing {
+    const LENGTH: &[u8; 15] = b"content-length:";
+    const CODING: &[u8; 18] = b"transfer-encoding:";
+    const LAST: usize = RESPONSE_WINDOW - 28;
+    // No header line can begin before the status line's end.
+    let mut i = 12;
+    while i < LAST {
+        if i + CODING.len() >= len {
+            return Framing::Unknown;
+        }
+        if head[i] == b'\n' {
+            let first = head[i + 1] | 0x20;
+            if first == b'c' && is_name(head, i + 1, LENGTH) {
+                return Framing::LengthAt(i + 1 + LENGTH.len());
+            }
+            if first == b't' && is_name(head, i + 1, CODING) {
+                return Framing::Chunked;
+            }
+            if head[i + 1] == b'\r' {
+                return Framing::Unknown;
+            }
+        }
+        i += 1;
+    }
+    Framing::Unknown
+}
+
+/// Reads the value of `Content-Length` at `at`, and tells how many bytes the whole response has at least: the head
+/// up to there, and the body. What the head has behind that line is not counted; it is a few hundred bytes at most.
+///
+/// `at` is taken modulo the window: the kernel's verifier wants to see that it cannot leave it.
+#[inline(always)]
+pub fn response_bytes(head: &[u8; 2 * RESPONSE_WINDOW], at: usize) -> u64 {
+    let at = at & (RESPONSE_WINDOW - 1);
+    let mut value = 0u64;
+    let mut k = 0;
+    while k < 20 {
+        let byte = head[at + k];
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            value = value.wrapping_mul(10).wrapping_add(digit as u64);
+        } else if byte != b' ' && byte != b'\t' {
+            break;
+        }
+        k += 1;
+    }
+    value.saturating_add(at as u64)
+}
+
+#[inline(always)]
+fn is_name<const N: usize>(head: &[u8; RESPONSE_WINDOW], at: usize, name: &[u8; N]) -> bool {
+    let mut k = 1;
+    while k < N {
+        let Some(&byte) = head.get(at + k) else { return false };
+        // '-' and ':' have this bit set already.
+        if byte | 0x20 != name[k] {
+            return false;
+        }
+        k += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEY: u64 = 0x1234_5678_9abc_def1;
+    const NO_MASKS: [u32; MAX_WILDCARD_MASKS] = [0; MAX_WILDCARD_MASKS];
+
+    fn line(head: &[u8], masks: &[u32; MAX_WILDCARD_MASKS]) -> RequestLine {
+        match request(head, masks, KEY) {
+            Head::Request(line) => line,
+            other => panic!("{head:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_line_gives_method_and_path() {
+        let got = line(b"POST /login?next=%2F HTTP/1.1\r\n", &NO_MASKS);
+        assert_eq!(got.method, method_code(b"POST"));
+        assert_eq!(got.path.map(|h| h[0]), Some(path_hash(b"/login", 0, KEY)));
+    }
+
+    #[test]
+    fn paths_that_differ_do_not_match() {
+        let login = path_hash(b"/login", 0, KEY);
+        for other in [&b"/login/"[..], b"/logi", b"/loginx", b"//login", b"/", b"/LOGIN", b"/nigol"] {
+            assert_ne!(path_hash(other, 0, KEY), login, "{other:?}");
+        }
+        assert_ne!(path_hash(b"/login", 0, KEY ^ 2), login);
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_exactly_one_segment() {
+        let mask = 0b10;
+        let masks = [0, mask, 0, 0];
+        let pattern = path_hash(b"/api/*/login", mask, KEY);
+        let hash = |text: &[u8]| line(text, &masks).path.map(|h| h[1]);
+        assert_eq!(hash(b"GET /api/42/login HTTP/1.1"), Some(pattern));
+        assert_eq!(hash(b"GET /api/x-y/login?a/b HTTP/1.1"), Some(pattern));
+        assert_ne!(hash(b"GET /api/4/2/login HTTP/1.1"), Some(pattern));
+        assert_ne!(hash(b"GET /api/login HTTP/1.1"), Some(pattern));
+        assert_ne!(hash(b"GET /v2/42/login HTTP/1.1"), Some(pattern));
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_apart() {
+        let of = |bytes: &[u8]| request(bytes, &NO_MASKS, KEY);
+        assert_eq!(of(b""), Head::Partial);
+        assert_eq!(of(b"GE"), Head::Partial);
+        assert_eq!(of(b"GET /lo"), Head::Partial);
+        assert_eq!(of(b"\x16\x03\x01\x02"), Head::Tls);
+        assert_eq!(of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Head::Http2);
+        assert_eq!(of(b"*1\r\n$4\r\nPING\r\n"), Head::Other);
+        assert_eq!(of(b"get / HTTP/1.1"), Head::Other);
+        assert_eq!(of(b"HTTP/1.1 200 OK"), Head::Other);
+        assert_eq!(of(b"GO / HTTP/1.1"), Head::Other);
+        assert_eq!(of(b"ABCDEFGHIJKLMNOPQ / HTTP/1.1"), Head::Other);
+        assert!(matches!(of(b"GET http://host/login HTTP/1.1"), Head::Request(RequestLine { path: None, .. })));
+    }
+
+    #[test]
+    fn a_path_past_the_window_is_no_path() {
+        let mut head = Vec::from(&b"GET /"[..]);
+        head.resize(4 + HEAD_WINDOW, b'a');
+        assert!(matches!(request(&head, &NO_MASKS, KEY), Head::Request(RequestLine { path: None, .. })));
+    }
+
+    fn padded<const N: usize>(text: &str) -> [u8; N] {
+        let mut bytes = [0; N];
+        let len = text.len().min(N);
+        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        bytes
+    }
+
+    #[test]
+    fn the_status_is_read_from_the_response_line() {
+        assert_eq!(status(&padded("HTTP/1.1 200 OK\r\n")), Some(200));
+        assert_eq!(status(&padded("HTTP/1.0 503 x")), Some(503));
+        assert_eq!(status(&padded("HTTP/1.1 604 x")), None);
+        assert_eq!(status(&padded("HTTP/2 200 OK\r\n")), None);
+        assert_eq!(status(&padded("ICY 200 OK")), None);
+    }
+
+    #[test]
+    fn the_framing_is_found_in_the_head() {
+        let of = |text: &str| framing(&padded(text), text.len());
+        let head = "HTTP/1.1 200 OK\r\nServer: x\r\ncontent-Length:  1234\r\n\r\nbody";
+        let value = head.find("content").expect("in the text") + 15;
+        assert_eq!(of(head), Framing::LengthAt(value));
+        assert_eq!(response_bytes(&padded(head), value), value as u64 + 1234);
+        assert_eq!(of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Framing::Chunked);
+        assert_eq!(of("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nContent-Length: 3\r\n\r\n"), Framing::Unknown);
+        assert_eq!(of("HTTP/1.1 204 No Content\r\n\r\n"), Framing::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), masks in any::<[u32; 4]>()) {
+            let _ = request(&bytes, &masks, KEY);
+            let mut window = [0u8; RESPONSE_WINDOW];
+            let len = bytes.len().min(RESPONSE_WINDOW);
+            window[..len].copy_from_slice(&bytes[..len]);
+            if let Framing::LengthAt(at) = framing(&window, len) {
+                let mut longer = [0u8; 2 * RESPONSE_WINDOW];
+                longer[..RESPONSE_WINDOW].copy_from_slice(&window);
+                let _ = response_bytes(&longer, at);
+            }
+        }
+
+        #[test]
+        fn every_split_of_a_head_ends_in_the_same_request(
+            path in "/[a-z0-9/._~-]{0,120}", method in "(GET|POST|PUT|DELETE|OPTIONS)", cut in 0usize..400,
+        ) {
+            let text = std::format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let whole = request(text.as_bytes(), &NO_MASKS, KEY);
+            let part = request(&text.as_bytes()[..cut.min(text.len())], &NO_MASKS, KEY);
+            prop_assert!(part == Head::Partial || part == whole, "{part:?} {whole:?}");
+            prop_assert_eq!(whole, Head::Request(RequestLine {
+                method: method_code(method.as_bytes()),
+                path: Some([path_hash(path.as_bytes(), 0, KEY); MAX_WILDCARD_MASKS]),
+            }));
+        }
+    }
+}

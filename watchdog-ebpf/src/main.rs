@@ -1,2 +1,30 @@
+//! The kernel programs of load-watchdog. ARCHITECTURE.md ("The state machine") tells the rules that they follow.
+//!
+//! - [`sched`]: on-CPU time of every watched thread, from switch to switch; hand-over of work at wake-ups.
+//! - [`socket`]: what is received and sent, and which request it belongs to.
+//! - [`request`]: requests begin, are bound to threads, and are finished and counted.
+//! - [`process`]: which processes are watched.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the BPF target has no AtomicU64::fetch_add; its xadd instruction is an intrinsic")]
+
+mod counters;
+mod maps;
+mod offsets;
+mod process;
+mod registers;
+mod request;
+mod sched;
+mod socket;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call the tracing helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -90,7 +90,7 @@ impl Toolchain {
             }
             Compiler::Prebuilt { bin } => {
                 command.env("CARGO", bin.join("cargo")).env("RUSTC", bin.join("rustc"));
-                command.env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                command.env("RUSTC_BOOTSTRAP", "aya_ebpf,watchdog_ebpf");
             }
         }
         let target = if host.big_endian { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };

@@ -1,13 +1,35 @@
 //! Loads the kernel programs, tells them what to watch, and drains what they measured. Only this module uses aya.
+//!
+//! - `load`: tiers are tried by attaching; [`KernelReport`] says which one serves.
+//! - `offsets`: kernel fields, from the kernel's own type information.
+//! - `slots`: which (service, build) pairs and which processes are watched.
+//! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
+mod drain;
+mod load;
+mod offsets;
+mod rebuild;
+mod selftest;
+mod slots;
+mod tgid_slots;
 pub mod tick;
 
-use std::os::fd::BorrowedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::{Ebpf, Pod};
 use serde::Serialize;
-use watchdog_common::types::{Series, SeriesKey};
+use watchdog_common::abi::map;
+use watchdog_common::types::{
+    BuildSlot, Conservation, EndpointKey, Loss, OngoingRequest, Series, SeriesKey, ServicePatterns,
+};
 
-use self::tick::Tick;
+use self::rebuild::Accounted;
+use self::tgid_slots::TgidSlots;
+
+/// The eBPF object, embedded at build time.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watchdog-ebpf"));
 
 /// Which way of seeing socket traffic could be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +67,16 @@ pub enum KernelError {
     Cannot { what: String, why: String, remedy: String },
 }
 
+impl KernelError {
+    fn map(what: &str, error: &dyn std::error::Error) -> Self {
+        Self::Cannot {
+            what: what.to_owned(),
+            why: load::chain(error),
+            remedy: "the kernel refused an operation on a map; if memory is short, raise MemoryMax of the unit".into(),
+        }
+    }
+}
+
 /// One endpoint pattern of a service; index 0 is reserved for "other".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPattern {
@@ -53,61 +85,151 @@ pub struct EndpointPattern {
     pub path: String,
 }
 
-/// The loaded programs and their maps. Dropping it detaches everything.
-#[derive(Debug)]
-pub struct Kernel {}
+/// A shared type as aya moves it in and out of maps.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct Shared<T>(T);
 
-#[expect(clippy::todo, clippy::unused_self, clippy::needless_pass_by_value, reason = "signatures first")]
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        // SAFETY: `#[repr(C)]`, integers only, no padding (asserted beside each type).
+        unsafe impl Pod for Shared<$type> {}
+    )*};
+}
+plain!(BuildSlot, Conservation, EndpointKey, OngoingRequest, Series, SeriesKey, ServicePatterns);
+
+/// The loaded programs and their maps. Dropping it detaches everything.
+pub struct Kernel {
+    ebpf: Ebpf,
+    report: KernelReport,
+    hash_key: u64,
+    tgid_slots: TgidSlots,
+    /// Open slots: service and number of endpoints, "other" included.
+    open: BTreeMap<u16, (u32, u16)>,
+    last_slot: u16,
+    samples: RingBuf<MapData>,
+    processes: RingBuf<MapData>,
+    series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
+    conservation: PerCpuArray<MapData, Shared<Conservation>>,
+    losses: PerCpuArray<MapData, u64>,
+    losses_before: [u64; Loss::ALL.len()],
+    accounted: BTreeMap<SeriesKey, Accounted>,
+    ongoing: HashMap<MapData, u64, Shared<OngoingRequest>>,
+    swept_mono_ns: u64,
+    /// Faults that the programs themselves report; absent where the kernel refuses the ring.
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    _stats: Option<OwnedFd>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("report", &self.report).field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
 impl Kernel {
-    pub fn load(_options: &KernelOptions) -> Result<Self, KernelError> {
-        todo!()
+    /// Loads and attaches the best tier that this kernel allows, and checks that what it measures is true.
+    pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
+        let hash_key = random_key()?;
+        let (mut ebpf, report) = load::load(options, hash_key)?;
+        let stats = if options.probe_stats {
+            let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
+            Some(stats.map_err(|error| KernelError::map("switching the programs' run-time statistics on", &error))?)
+        } else {
+            None
+        };
+        let log = aya_log::EbpfLogger::init(&mut ebpf).ok();
+        let mapped = take(&mut ebpf, map::TGID_SLOTS)?;
+        let aya::maps::Map::Array(data) = &mapped else {
+            return Err(wrong_kind(map::TGID_SLOTS));
+        };
+        let tgid_slots = TgidSlots::map(data.fd()).map_err(|error| KernelError::map("mapping the process table", &error))?;
+        let mut kernel = Self {
+            report,
+            hash_key,
+            tgid_slots,
+            open: BTreeMap::new(),
+            last_slot: 0,
+            samples: typed(&mut ebpf, map::SAMPLES)?,
+            processes: typed(&mut ebpf, map::PROCESSES)?,
+            series: typed(&mut ebpf, map::SERIES)?,
+            conservation: typed(&mut ebpf, map::CONSERVATION)?,
+            losses: typed(&mut ebpf, map::LOSSES)?,
+            losses_before: [0; Loss::ALL.len()],
+            accounted: BTreeMap::new(),
+            ongoing: typed(&mut ebpf, map::ONGOING)?,
+            swept_mono_ns: 0,
+            log,
+            _stats: stats,
+            ebpf,
+        };
+        kernel.self_test()?;
+        Ok(kernel)
     }
 
     pub fn report(&self) -> &KernelReport {
-        todo!()
-    }
-
-    /// Tells the kernel a service's endpoint patterns.
-    pub fn register_service(&mut self, _service: u32, _endpoints: &[EndpointPattern]) -> Result<(), KernelError> {
-        todo!()
-    }
-
-    /// Takes a build slot for a (service, build) pair; its counters start at zero.
-    pub fn open_slot(&mut self, _service: u32, _endpoint_count: u16) -> Result<u16, KernelError> {
-        todo!()
-    }
-
-    /// Gives a slot back; no process may be watched under it any more.
-    pub fn close_slot(&mut self, _slot: u16) -> Result<(), KernelError> {
-        todo!()
-    }
-
-    /// Watches a process (all its threads, its later children too) under a slot; also moves it to another slot.
-    pub fn watch(&mut self, _tgid: u32, _slot: u16) {
-        todo!()
-    }
-
-    pub fn unwatch(&mut self, _tgid: u32) {
-        todo!()
-    }
-
-    /// Drains both rings and reads the conservation figures.
-    pub fn tick(&mut self, _now_mono_ns: u64) -> Result<Tick, KernelError> {
-        todo!()
-    }
-
-    /// Counts, sums and histograms of every open slot, cumulative.
-    pub fn series(&self) -> Result<Vec<(SeriesKey, Box<Series>)>, KernelError> {
-        todo!()
+        &self.report
     }
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.
     pub fn probe_stats(&self) -> Vec<(String, u64, u64)> {
-        todo!()
+        if self._stats.is_none() {
+            return Vec::new();
+        }
+        self.ebpf
+            .programs()
+            .filter_map(|(name, program)| {
+                let info = program.info().ok()?;
+                let ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+                Some((name.to_owned(), info.run_count(), ns))
+            })
+            .collect()
+    }
+
+    /// (program, instructions the verifier walked), of the loaded programs.
+    pub fn verified_instructions(&self) -> Vec<(String, u32)> {
+        self.ebpf
+            .programs()
+            .filter_map(|(name, program)| Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?)))
+            .collect()
     }
 
     /// Becomes readable when a process event waits.
     pub fn process_events_fd(&self) -> BorrowedFd<'_> {
-        todo!()
+        use std::os::fd::AsFd as _;
+        self.processes.as_fd()
     }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, KernelError> {
+    ebpf.take_map(name).ok_or_else(|| KernelError::Cannot {
+        what: format!("finding the map {name}"),
+        why: "the built object does not have it".into(),
+        remedy: "the agent and its kernel programs are of different versions: rebuild both".into(),
+    })
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, KernelError>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    M::try_from(take(ebpf, name)?).map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
+}
+
+fn wrong_kind(name: &str) -> KernelError {
+    KernelError::Cannot {
+        what: format!("opening the map {name}"),
+        why: "it is of another kind".into(),
+        remedy: "the agent and its kernel programs are of different versions: rebuild both".into(),
+    }
+}
+
+/// The key of the path hashes: nobody outside may know it.
+fn random_key() -> Result<u64, KernelError> {
+    use std::io::Read as _;
+    let mut bytes = [0u8; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| KernelError::map("reading /dev/urandom", &error))?;
+    Ok(u64::from_ne_bytes(bytes))
 }

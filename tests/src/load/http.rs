@@ -1,0 +1,306 @@
+//! One client: a connection, the request it sends and the response it must get.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{LoadOptions, Step, Target};
+
+/// How a request ended.
+pub(super) struct Answered {
+    pub(super) result: anyhow::Result<()>,
+    pub(super) build: Option<String>,
+    pub(super) connects: u32,
+    pub(super) closed_idle: u32,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(target: &Target, timeout: Duration) -> io::Result<Self> {
+        match target {
+            Target::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, timeout)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Self::Tcp(stream))
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Ok(Self::Unix(stream))
+            }
+        }
+    }
+
+    /// The server has closed it, or sent what nobody asked for.
+    fn is_stale(&self) -> bool {
+        let fd: BorrowedFd<'_> = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        };
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    }
+
+    fn shutdown(&self) {
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A thread's connection.
+pub(super) struct Client<'a> {
+    options: &'a LoadOptions,
+    stream: Option<Stream>,
+}
+
+struct Response {
+    status: u16,
+    build: Option<String>,
+    reusable: bool,
+    body: Vec<u8>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(options: &'a LoadOptions) -> Self {
+        Self { options, stream: None }
+    }
+
+    /// Sends one request and reads its answer; a connection that failed is not used again.
+    pub(super) fn exchange(&mut self, step: &Step) -> Answered {
+        let mut answered = Answered { result: Ok(()), build: None, connects: 0, closed_idle: 0 };
+        if self.stream.as_ref().is_some_and(Stream::is_stale) {
+            answered.closed_idle = 1;
+            self.stream = None;
+        }
+        let mut stream = if let Some(stream) = self.stream.take() {
+            stream
+        } else {
+            match Stream::connect(&self.options.target, self.options.timeout) {
+                Ok(stream) => {
+                    answered.connects = 1;
+                    stream
+                }
+                Err(error) => {
+                    answered.result = Err(anyhow::Error::new(error).context("connecting"));
+                    return answered;
+                }
+            }
+        };
+        match converse(&mut stream, self.options, step) {
+            Ok(response) => {
+                if response.status != step.expect {
+                    answered.result =
+                        Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
+                }
+                answered.build = response.build;
+                if response.reusable && self.options.keep_alive {
+                    self.stream = Some(stream);
+                } else {
+                    stream.shutdown();
+                }
+            }
+            Err(error) => {
+                let fresh = if answered.connects == 1 { "new" } else { "kept" };
+                answered.result = Err(error.context(format!("on a {fresh} connection")));
+            }
+        }
+        answered
+    }
+}
+
+fn converse(stream: &mut Stream, options: &LoadOptions, step: &Step) -> anyhow::Result<Response> {
+    let waits = options.expect_continue && step.body.is_some();
+    let mut head = format!("{} {} HTTP/1.1\r\nHost: load\r\n", step.method, step.path);
+    if let Some(body) = &step.body {
+        let kind = "application/x-www-form-urlencoded";
+        head.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()));
+    }
+    if waits {
+        head.push_str("Expect: 100-continue\r\n");
+    }
+    head.push_str(if options.keep_alive { "\r\n" } else { "Connection: close\r\n\r\n" });
+    send_head(stream, options, head.as_bytes(), step.body.as_deref().filter(|_| !waits).unwrap_or(""))?;
+
+    let mut unread = Vec::new();
+    if waits {
+        let interim = read_response(stream, &mut unread, &step.method, true)?;
+        ensure!(interim.status == 100, "status {} instead of 100 Continue", interim.status);
+        stream.write_all(step.body.as_deref().unwrap_or("").as_bytes()).context("sending the body")?;
+    }
+    let response = read_response(stream, &mut unread, &step.method, false)?;
+    ensure!(unread.is_empty(), "{} bytes after the response", unread.len());
+    Ok(response)
+}
+
+fn send_head(stream: &mut Stream, options: &LoadOptions, head: &[u8], body: &str) -> anyhow::Result<()> {
+    if options.head_pieces <= 1 {
+        let mut bytes = head.to_vec();
+        bytes.extend_from_slice(body.as_bytes());
+        return stream.write_all(&bytes).context("sending the request");
+    }
+    for piece in head.chunks(head.len().div_ceil(options.head_pieces)) {
+        stream.write_all(piece).context("sending a piece of the head")?;
+        std::thread::sleep(options.piece_pause);
+    }
+    stream.write_all(body.as_bytes()).context("sending the body")
+}
+
+/// Reads one response; interim ones (1xx) are skipped unless one is `wanted`.
+fn read_response(
+    stream: &mut Stream,
+    unread: &mut Vec<u8>,
+    method: &str,
+    interim_wanted: bool,
+) -> anyhow::Result<Response> {
+    loop {
+        let (length, framing, mut response) = loop {
+            if let Some(head) = parse_head(unread)? {
+                break head;
+            }
+            more(stream, unread, "in the response head")?;
+        };
+        unread.drain(..length);
+        if response.status < 200 {
+            if interim_wanted {
+                return Ok(response);
+            }
+            continue;
+        }
+        if method == "HEAD" || matches!(response.status, 204 | 304) {
+            return Ok(response);
+        }
+        match framing {
+            Framing::Length(length) => response.body = take(stream, unread, length)?,
+            Framing::Chunked => loop {
+                let (start, size) = loop {
+                    match httparse::parse_chunk_size(unread) {
+                        Ok(httparse::Status::Complete((start, size))) => {
+                            break (start, usize::try_from(size)?);
+                        }
+                        Ok(httparse::Status::Partial) => more(stream, unread, "in a chunk's size")?,
+                        Err(_) => bail!("a chunk without a size"),
+                    }
+                };
+                unread.drain(..start);
+                let mut chunk = take(stream, unread, size + 2)?;
+                ensure!(chunk.ends_with(b"\r\n"), "a chunk longer than its size");
+                chunk.truncate(size);
+                response.body.append(&mut chunk);
+                if size == 0 {
+                    break;
+                }
+            },
+            Framing::UntilClose => {
+                response.reusable = false;
+                response.body.append(unread);
+                stream.read_to_end(&mut response.body).context("reading up to the close")?;
+            }
+        }
+        return Ok(response);
+    }
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
+    UntilClose,
+}
+
+fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = parsed.parse(bytes).context("not an HTTP/1 response")? else {
+        return Ok(None);
+    };
+    let header = |name: &str| {
+        let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+    };
+    let framing = if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+        Framing::Chunked
+    } else if let Some(value) = header("content-length") {
+        Framing::Length(value.parse().with_context(|| format!("Content-Length {value:?}"))?)
+    } else {
+        Framing::UntilClose
+    };
+    let modern = parsed.version == Some(1);
+    let reusable = match header("connection") {
+        Some(value) if value.eq_ignore_ascii_case("close") => false,
+        Some(value) if value.eq_ignore_ascii_case("keep-alive") => true,
+        _ => modern,
+    };
+    let status = parsed.code.unwrap_or(0);
+    Ok(Some((length, framing, Response { status, build: header("x-build"), reusable, body: Vec::new() })))
+}
+
+fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
+    let mut buffer = [0; 64 * 1024];
+    let count = stream.read(&mut buffer).with_context(|| format!("reading {place}"))?;
+    if count == 0 {
+        let so_far = if unread.is_empty() { "before any answer".to_owned() } else { place.to_owned() };
+        bail!("short answer: closed {so_far}");
+    }
+    unread.extend_from_slice(&buffer[..count]);
+    Ok(())
+}
+
+fn take(stream: &mut Stream, unread: &mut Vec<u8>, length: usize) -> anyhow::Result<Vec<u8>> {
+    while unread.len() < length {
+        more(stream, unread, "in the response body")?;
+    }
+    Ok(unread.drain(..length).collect())
+}
+
+/// A single GET over a connection of its own.
+#[derive(Debug)]
+pub struct Get {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+impl Get {
+    pub fn fetch(target: &Target, path: &str, timeout: Duration) -> anyhow::Result<Self> {
+        let mut options = LoadOptions::new(target.clone(), vec![Step::get("get", path)], 1);
+        options.keep_alive = false;
+        options.timeout = timeout;
+        let mut stream =
+            Stream::connect(target, timeout).with_context(|| format!("connecting to {target:?}"))?;
+        let response = converse(&mut stream, &options, &options.steps[0])?;
+        Ok(Self { status: response.status, body: response.body })
+    }
+}

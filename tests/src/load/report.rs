@@ -1,0 +1,169 @@
+//! What a run has counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::Step;
+use super::http::Answered;
+
+/// Failures told in full; the rest is only counted.
+const MAX_FAILURES: usize = 50;
+
+/// All figures of a run. Times are since its start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LoadReport {
+    pub elapsed_ms: u64,
+    pub requests: u64,
+    pub failures: u64,
+    /// Connections made.
+    pub connects: u64,
+    /// Kept connections that the server had closed before the next request was sent: no failures.
+    pub closed_idle: u64,
+    pub endpoints: Vec<EndpointReport>,
+    /// The first failures.
+    pub failed: Vec<Failure>,
+}
+
+/// Requests of one step that one build answered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EndpointReport {
+    pub name: String,
+    /// From the `X-Build` header; empty where there was none.
+    pub build: String,
+    pub count: u64,
+    pub failures: u64,
+    /// When the first such request was sent and the last answer came.
+    pub first_ms: u64,
+    pub last_ms: u64,
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+/// A request that was not answered as expected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    pub name: String,
+    pub at_ms: u64,
+    pub what: String,
+}
+
+impl LoadReport {
+    /// Requests of one step over all builds.
+    pub fn count(&self, name: &str) -> u64 {
+        self.endpoints.iter().filter(|endpoint| endpoint.name == name).map(|endpoint| endpoint.count).sum()
+    }
+
+    pub fn of(&self, name: &str, build: &str) -> Option<&EndpointReport> {
+        self.endpoints.iter().find(|endpoint| endpoint.name == name && endpoint.build == build)
+    }
+
+    /// Requests per second.
+    pub fn rate(&self) -> f64 {
+        if self.elapsed_ms == 0 { 0.0 } else { self.requests as f64 * 1_000.0 / self.elapsed_ms as f64 }
+    }
+}
+
+struct Line {
+    failures: u64,
+    count: u64,
+    first: Duration,
+    last: Duration,
+    latency_us: Histogram<u64>,
+}
+
+/// The counters behind a report.
+pub(super) struct Tally {
+    names: Vec<String>,
+    lines: BTreeMap<(usize, String), Line>,
+    /// The build that answered last, to which failures without an answer are counted.
+    last_build: HashMap<usize, String>,
+    requests: u64,
+    failures: u64,
+    connects: u64,
+    closed_idle: u64,
+    failed: Vec<Failure>,
+}
+
+impl Tally {
+    pub(super) fn new(steps: &[Step]) -> Self {
+        Self {
+            names: steps.iter().map(|step| step.name.clone()).collect(),
+            lines: BTreeMap::new(),
+            last_build: HashMap::new(),
+            requests: 0,
+            failures: 0,
+            connects: 0,
+            closed_idle: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, step: usize, answered: Answered, sent: Instant, begun: Instant) {
+        let now = begun.elapsed();
+        let first = sent.saturating_duration_since(begun);
+        self.requests += 1;
+        self.connects += u64::from(answered.connects);
+        self.closed_idle += u64::from(answered.closed_idle);
+        let build = match answered.build {
+            Some(build) => {
+                if self.last_build.get(&step) != Some(&build) {
+                    self.last_build.insert(step, build.clone());
+                }
+                build
+            }
+            None => self.last_build.get(&step).cloned().unwrap_or_default(),
+        };
+        let line = self.lines.entry((step, build)).or_insert_with(|| Line {
+            failures: 0,
+            count: 0,
+            first,
+            last: now,
+            latency_us: Histogram::new_with_max(3_600_000_000, 3).expect("an hour in three digits fits"),
+        });
+        line.count += 1;
+        line.first = line.first.min(first);
+        line.last = now;
+        line.latency_us.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+        if let Err(error) = answered.result {
+            line.failures += 1;
+            self.failures += 1;
+            if self.failed.len() < MAX_FAILURES {
+                let name = self.names[step].clone();
+                self.failed.push(Failure { name, at_ms: millis(first), what: format!("{error:#}") });
+            }
+        }
+    }
+
+    pub(super) fn report(&self, elapsed: Duration) -> LoadReport {
+        let endpoints = self.lines.iter().map(|((step, build), line)| EndpointReport {
+            name: self.names[*step].clone(),
+            build: build.clone(),
+            count: line.count,
+            failures: line.failures,
+            first_ms: millis(line.first),
+            last_ms: millis(line.last),
+            p50_us: line.latency_us.value_at_quantile(0.50),
+            p90_us: line.latency_us.value_at_quantile(0.90),
+            p99_us: line.latency_us.value_at_quantile(0.99),
+            max_us: line.latency_us.max(),
+        });
+        LoadReport {
+            elapsed_ms: millis(elapsed),
+            requests: self.requests,
+            failures: self.failures,
+            connects: self.connects,
+            closed_idle: self.closed_idle,
+            endpoints: endpoints.collect(),
+            failed: self.failed.clone(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

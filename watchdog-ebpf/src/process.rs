@@ -1,0 +1,87 @@
+//! Which processes are watched: children from their first instruction, until the last thread has ended.
+
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind, RequestFlags};
+
+use crate::counters;
+use crate::maps::{Binding, PROCESSES, SLICE_SCRATCH, set_slot, slot_of, thread_of};
+use crate::offsets::Task;
+use crate::request::{charge, finish, flush, now_ns, unbind};
+
+#[inline(always)]
+fn tell(kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u16) {
+    let event = ProcessEvent { mono_ns: now_ns(), tgid, parent_tgid, kind: kind as u32, build_slot: u32::from(slot) };
+    if PROCESSES.output(event, 0).is_err() {
+        counters::lost(Loss::ProcessRingFull);
+    }
+}
+
+/// `sched_process_fork(task_struct *parent, task_struct *child)`, before the child runs.
+#[btf_tracepoint]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let parent = Task(ctx.arg::<*const u8>(0)).tgid();
+    let slot = slot_of(parent);
+    if slot == 0 {
+        return 0;
+    }
+    let child = Task(ctx.arg::<*const u8>(1)).tgid();
+    if child != parent {
+        set_slot(child, slot);
+        tell(ProcessEventKind::Fork, child, parent, slot);
+    }
+    0
+}
+
+/// `sched_process_exec(task_struct *p, pid_t old_pid, linux_binprm *bprm)`: told for every process of the host, so
+/// that a service is noticed before its first request.
+#[btf_tracepoint]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let tgid = Task(ctx.arg::<*const u8>(0)).tgid();
+    tell(ProcessEventKind::Exec, tgid, 0, slot_of(tgid));
+    0
+}
+
+/// `sched_process_exit(task_struct *p)`, in the context of the thread that ends.
+#[btf_tracepoint]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(ctx.arg::<*const u8>(0));
+    let tgid = task.tgid();
+    let slot = slot_of(tgid);
+    if slot == 0 {
+        return 0;
+    }
+    let mut slice_ns = None;
+    if let Some(thread) = thread_of(task) {
+        let now = charge(thread);
+        slice_ns = Some(thread.slice_charged_ns);
+        flush(thread, slot);
+        if thread.binding == Binding::OWN && thread.seen & u32::from(RequestFlags::COMPLETE) != 0 {
+            finish(thread.connection, thread.sequence, now);
+        }
+        unbind(thread);
+    }
+    // The kernel took this thread off the count before it called us.
+    if task.live_threads() != 0 {
+        return 0;
+    }
+    // The last switch-out comes after the process is no longer watched: its slice is closed here.
+    if let Some(slice) = SLICE_SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's element.
+        let slice = unsafe { &mut *slice };
+        if slice.pid == task.pid() {
+            match slice_ns {
+                Some(ns) => counters::process_time(slot, ns),
+                None => {
+                    let ns = now_ns().saturating_sub(slice.start_mono_ns);
+                    counters::process_time(slot, ns);
+                    counters::unattributed(slot, ns);
+                }
+            }
+            slice.pid = 0;
+        }
+    }
+    set_slot(tgid, 0);
+    tell(ProcessEventKind::Exit, tgid, 0, slot);
+    0
+}

@@ -1,0 +1,152 @@
+//! The system call that a task is in, from the user registers that the kernel saved at its entry.
+
+use core::ffi::c_void;
+use core::ptr::read_volatile;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_task_pt_regs};
+
+use crate::offsets::Task;
+
+#[cfg(not(bpf_target_arch = "x86_64"))]
+compile_error!("the registers of a system call are known for x86_64 only");
+
+/// Bytes in user memory.
+#[derive(Clone, Copy)]
+pub struct UserBytes {
+    pub address: u64,
+    pub len: u64,
+}
+
+/// What a system call does with a socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// The buffer is an argument.
+    Buffer,
+    /// The argument is an array of `struct iovec`.
+    Vector,
+    /// The argument is a `struct user_msghdr`, or an array that begins with one.
+    Message,
+    /// `sendfile`, `splice`: the bytes are never in user memory.
+    NoBuffer,
+    IoUring,
+    Unknown,
+}
+
+pub mod call {
+    pub const READ: u64 = 0;
+    pub const WRITE: u64 = 1;
+    pub const READV: u64 = 19;
+    pub const WRITEV: u64 = 20;
+    pub const SENDFILE: u64 = 40;
+    pub const SENDTO: u64 = 44;
+    pub const RECVFROM: u64 = 45;
+    pub const SENDMSG: u64 = 46;
+    pub const RECVMSG: u64 = 47;
+    pub const FUTEX: u64 = 202;
+    pub const SPLICE: u64 = 275;
+    pub const RECVMMSG: u64 = 299;
+    pub const SENDMMSG: u64 = 307;
+    pub const IO_URING_ENTER: u64 = 426;
+    pub const FUTEX_WAKE: u64 = 454;
+}
+
+/// Offsets in x86_64's `struct pt_regs`, part of the ptrace interface.
+const RSI: usize = 104;
+const RDX: usize = 96;
+const ORIG_RAX: usize = 120;
+
+/// The system call of a task, by its saved registers.
+#[derive(Clone, Copy)]
+pub struct SystemCall {
+    registers: *const u8,
+    /// As a signed number it is negative when the task entered the kernel by an interrupt.
+    pub number: u64,
+}
+
+impl SystemCall {
+    #[inline(always)]
+    pub fn of(task: Task) -> Self {
+        // SAFETY: the helper takes a trusted task and returns its pt_regs, a BTF pointer; loads that fault read zero.
+        unsafe {
+            let registers = bpf_task_pt_regs(task.0.cast_mut().cast()) as *const u8;
+            Self { registers, number: read_volatile(registers.add(ORIG_RAX).cast()) }
+        }
+    }
+
+    #[inline(always)]
+    fn second(self) -> u64 {
+        // SAFETY: as in `of`.
+        unsafe { read_volatile(self.registers.add(RSI).cast()) }
+    }
+
+    #[inline(always)]
+    fn third(self) -> u64 {
+        // SAFETY: as in `of`.
+        unsafe { read_volatile(self.registers.add(RDX).cast()) }
+    }
+
+    /// True for the calls by which one thread gives work to another: a futex, or a write to a pipe or eventfd.
+    #[inline(always)]
+    pub fn hands_over(self) -> bool {
+        matches!(
+            self.number,
+            call::FUTEX | call::FUTEX_WAKE | call::WRITE | call::WRITEV | call::SENDTO | call::SENDMSG
+        )
+    }
+
+    #[inline(always)]
+    pub fn via(self) -> Via {
+        match self.number {
+            call::READ | call::WRITE | call::RECVFROM | call::SENDTO => Via::Buffer,
+            call::READV | call::WRITEV => Via::Vector,
+            call::RECVMSG | call::SENDMSG | call::RECVMMSG | call::SENDMMSG => Via::Message,
+            call::SENDFILE | call::SPLICE => Via::NoBuffer,
+            call::IO_URING_ENTER => Via::IoUring,
+            _ => Via::Unknown,
+        }
+    }
+
+    /// The first stretch of user memory of the call, at most `moved` bytes.
+    #[inline(always)]
+    pub fn first_bytes(self, moved: u64) -> Option<UserBytes> {
+        let vector = match self.via() {
+            Via::Buffer => return Some(UserBytes { address: self.second(), len: moved }),
+            Via::Vector => self.second(),
+            Via::Message => read_u64(self.second() + 16)?,
+            _ => return None,
+        };
+        Some(UserBytes { address: read_u64(vector)?, len: read_u64(vector + 8)?.min(moved) })
+    }
+
+    /// The last five bytes that the call sent, given how many it moved.
+    #[inline(always)]
+    pub fn last_five(self, moved: u64) -> Option<[u8; 5]> {
+        let (vector, count) = match self.via() {
+            Via::Buffer => return read_five(self.second() + moved.checked_sub(5)?),
+            Via::Vector => (self.second(), self.third()),
+            Via::Message => (read_u64(self.second() + 16)?, read_u64(self.second() + 24)?),
+            _ => return None,
+        };
+        let last = vector + 16 * count.checked_sub(1)?;
+        read_five(read_u64(last)? + read_u64(last + 8)?.checked_sub(5)?)
+    }
+}
+
+#[inline(always)]
+fn read_five(address: u64) -> Option<[u8; 5]> {
+    let mut bytes = [0u8; 5];
+    read_user(bytes.as_mut_ptr(), 5, address).then_some(bytes)
+}
+
+#[inline(always)]
+fn read_u64(address: u64) -> Option<u64> {
+    let mut value = 0u64;
+    read_user((&raw mut value).cast(), 8, address).then_some(value)
+}
+
+/// Copies from user memory; false when it cannot be read.
+#[inline(always)]
+pub fn read_user(to: *mut u8, len: u32, address: u64) -> bool {
+    // SAFETY: `to` has room for `len` bytes (the verifier checks it); the helper tolerates any user address.
+    unsafe { bpf_probe_read_user(to.cast::<c_void>(), len, address as *const c_void) == 0 }
+}

@@ -1,0 +1,126 @@
+//! One tick: drain the rings, read the counters, rebuild what the ring dropped, sweep what was abandoned.
+
+use std::mem::size_of;
+
+use aya::maps::{MapData, RingBuf};
+use watchdog_common::abi::ENDPOINT_OTHER;
+use watchdog_common::types::{Loss, OngoingRequest, ProcessEvent, RequestFlags, Sample, SeriesKey};
+
+use super::slots::{SELF_TEST_SLOT, series_of};
+use super::tick::Tick;
+use super::{Kernel, KernelError};
+
+/// How often requests that will never end are looked for.
+const SWEEP_EVERY_NS: u64 = 5_000_000_000;
+/// How long a closed connection's request may still collect time: the handler often does not notice.
+const CLOSED_KEPT_NS: u64 = 60_000_000_000;
+
+impl Kernel {
+    /// Drains both rings and reads the conservation figures.
+    pub fn tick(&mut self, now_mono_ns: u64) -> Result<Tick, KernelError> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        let mut losses = self.losses()?;
+        let dropped = losses[Loss::SampleRingFull as usize] > 0;
+        // The series are read before the ring: a sample that is in both is taken from the ring, and what is only
+        // in the series was dropped.
+        let before = if dropped { self.watched_series()? } else { Vec::new() };
+        let samples: Vec<Sample> = drain(&mut self.samples, parse_sample);
+        for sample in &samples {
+            let key = SeriesKey {
+                build_slot: sample.build_slot,
+                endpoint: sample.endpoint,
+                status_class: if sample.status < 600 { sample.status / 100 } else { 0 },
+                _pad: 0,
+            };
+            self.accounted.entry(key).or_default().add(sample);
+        }
+        let rebuilt = before
+            .into_iter()
+            .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
+            .collect();
+        let processes = drain(&mut self.processes, parse_process);
+        losses[Loss::Abandoned as usize] += self.sweep(now_mono_ns);
+        let slots: Vec<u16> = self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT).collect();
+        let conservation = slots
+            .into_iter()
+            .map(|slot| Ok((slot, self.read_conservation(slot)?)))
+            .collect::<Result<_, KernelError>>()?;
+        Ok(Tick { mono_ns: now_mono_ns, samples, rebuilt, processes, conservation, losses })
+    }
+
+    /// Requests under way, as far as their time was handed to them.
+    pub fn ongoing(&self) -> Vec<OngoingRequest> {
+        self.ongoing.iter().filter_map(|entry| entry.ok().map(|(_, request)| request.0)).collect()
+    }
+
+    fn losses(&mut self) -> Result<[u64; Loss::ALL.len()], KernelError> {
+        let mut since = [0; Loss::ALL.len()];
+        for (index, before) in self.losses_before.iter_mut().enumerate() {
+            let per_cpu = self
+                .losses
+                .get(&(index as u32), 0)
+                .map_err(|error| KernelError::map("reading the loss counters", &error))?;
+            let total: u64 = per_cpu.iter().sum();
+            since[index] = total.saturating_sub(*before);
+            *before = total;
+        }
+        Ok(since)
+    }
+
+    fn watched_series(&self) -> Result<Vec<(SeriesKey, Box<watchdog_common::types::Series>)>, KernelError> {
+        let keys = self.open.iter().flat_map(|(&slot, &(_, count))| series_of(slot, count));
+        keys.filter(|key| key.endpoint != ENDPOINT_OTHER)
+            .filter_map(|key| match self.read_series(key) {
+                Ok(series) => series.map(|series| Ok((key, series))),
+                Err(error) => Some(Err(error)),
+            })
+            .collect()
+    }
+
+    /// Removes requests that can never end: their process is gone, or their connection was closed long ago.
+    fn sweep(&mut self, now_mono_ns: u64) -> u64 {
+        if now_mono_ns.saturating_sub(self.swept_mono_ns) < SWEEP_EVERY_NS {
+            return 0;
+        }
+        self.swept_mono_ns = now_mono_ns;
+        let gone: Vec<u64> = self
+            .ongoing
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, request)| {
+                let request = &request.0;
+                let closed = request.flags & RequestFlags::CLOSED != 0;
+                self.tgid_slots.get(request.tgid) == 0
+                    || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
+            })
+            .map(|(connection, _)| connection)
+            .collect();
+        gone.iter().filter(|connection| self.ongoing.remove(connection).is_ok()).count() as u64
+    }
+}
+
+fn drain<T>(ring: &mut RingBuf<MapData>, parse: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
+    let mut all = Vec::new();
+    while let Some(item) = ring.next() {
+        all.extend(parse(&item));
+    }
+    all
+}
+
+fn parse_sample(bytes: &[u8]) -> Option<Sample> {
+    if bytes.len() < size_of::<Sample>() {
+        return None;
+    }
+    // SAFETY: long enough, any bit pattern is a valid Sample, and the read needs no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Sample>().read_unaligned() })
+}
+
+fn parse_process(bytes: &[u8]) -> Option<ProcessEvent> {
+    if bytes.len() < size_of::<ProcessEvent>() {
+        return None;
+    }
+    // SAFETY: as above.
+    Some(unsafe { bytes.as_ptr().cast::<ProcessEvent>().read_unaligned() })
+}
