@@ -9,6 +9,10 @@ use serde_json::Value;
 
 use crate::paths;
 
+/// Builds all programs and tests. Every command builds with these words: other ones choose other features of the
+/// dependencies, and compile them again.
+pub(crate) const BUILD: [&str; 3] = ["build", "--bins", "--tests"];
+
 /// `cargo <arguments>` in the workspace's folder, without the variables that `cargo run` set for this program.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -22,18 +26,21 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Builds with the given arguments and returns the paths of the programs (or test programs) it made.
-pub(crate) fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut command = command(arguments);
+/// Builds everything and returns the paths of the workspace's programs, tests and xtask left out.
+pub(crate) fn programs() -> Result<Vec<PathBuf>> {
+    let mut command = command(&BUILD);
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
+        bail!("cargo {} failed", BUILD.join(" "));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .filter(|path| {
+            !path.ends_with("xtask") && path.parent().is_some_and(|folder| !folder.ends_with("deps"))
+        })
         .collect())
 }

@@ -92,10 +92,10 @@ fn payload_of(program: &str, arguments: &[String]) -> Payload {
     Payload { command: std::iter::once(name).chain(arguments.iter().cloned()).collect(), programs }
 }
 
-/// Builds `kernel-check` and the programs beside it.
+/// Builds `kernel-check` and the programs it may start.
 pub(crate) fn kernel_check(arguments: &[&str]) -> Result<Payload> {
     setup::ensure(&[Component::Build])?;
-    let programs = cargo::executables(&["build", "--package", "watchdog-tests", "--bins"])?;
+    let programs = cargo::programs()?;
     if !programs.iter().any(|program| program.ends_with("kernel-check")) {
         bail!("the package watchdog-tests has no program kernel-check");
     }

@@ -36,15 +36,15 @@ fn download(series: &str, folder: &Path, progress: &Progress) -> Result<PathBuf>
     if !apt::is_debian() {
         bail!("kernels come from Debian's archive by apt-get, which is not here");
     }
-    let package = match newest_package(series) {
-        Some(package) => package,
-        None => {
+    let package = newest_package(series).map_or_else(
+        || {
             process::run(&mut apt::apt_get(&["update"]), progress, LOG)
                 .context("apt knows no kernel of this series and its index cannot be updated")?;
             newest_package(series)
-                .with_context(|| format!("apt knows no package linux-image-{series}.*-cloud-amd64"))?
-        }
-    };
+                .with_context(|| format!("apt knows no package linux-image-{series}.*-cloud-amd64"))
+        },
+        Ok,
+    )?;
     // Unpacked beside and renamed, so that an interrupted run leaves nothing half done.
     let fresh = folder.with_extension("new");
     if fresh.exists() {
