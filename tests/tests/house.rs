@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const MAX_LINES: usize = 500;
+const TEST_ONLY: &str = "#[cfg(test)]";
 
 /// A crate (or other word) that one module alone may use, so that what it does can be understood, and replaced, in one
 /// place.
@@ -151,14 +152,33 @@ fn nothing_names_a_path_of_somebodys_machine() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
-/// The lines of a file with their numbers, without comments and without what follows `#[cfg(test)]`.
+/// The lines of a file with their numbers, without comments and without the tests at its end.
 fn code(file: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(file).unwrap();
-    text.lines()
-        .enumerate()
-        .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
-        .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default().to_owned()))
-        .collect()
+    let lines: Vec<_> = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+    let tests =
+        lines.windows(2).position(|pair| pair[0].trim() == TEST_ONLY && pair[1].trim_end().ends_with('{'));
+    let lines = &lines[..tests.unwrap_or(lines.len())];
+    lines.iter().enumerate().map(|(index, line)| (index + 1, (*line).to_owned())).collect()
+}
+
+/// Files that are compiled for tests only: `#[cfg(test)] mod name;` in the module above.
+fn test_modules(files: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).unwrap();
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == TEST_ONLY) {
+            if let Some(name) = pair[1].strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+                let own_folder =
+                    ["mod", "lib", "main"].iter().any(|stem| file.ends_with(format!("{stem}.rs")));
+                let folder =
+                    if own_folder { file.parent().unwrap().to_owned() } else { file.with_extension("") };
+                found.push(folder.join(format!("{name}.rs")));
+            }
+        }
+    }
+    found
 }
 
 /// Whether a line uses a word, or (for `a::b`) a path that ends a `use` in braces too.
@@ -191,11 +211,14 @@ fn below(file: &Path, folder: &str) -> String {
     file.strip_prefix(root().join(folder)).unwrap_or(file).to_string_lossy().into_owned()
 }
 
+/// What becomes the program: tests are left out.
 fn sources(folder: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     collect(&root().join(folder), &mut files);
     files.retain(|file| has_extension(file, &["rs"]));
     assert!(!files.is_empty(), "no sources in {folder}");
+    let tests = test_modules(&files);
+    files.retain(|file| !tests.contains(file));
     files
 }
 
