@@ -1,9 +1,12 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
+mod cargo;
 mod paths;
 mod process;
 mod setup;
+mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,11 +23,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Test(test::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
