@@ -253,9 +253,9 @@ impl Engine {
         self.overall.crossed
     }
 
-    /// The component that has the largest part in the evidence.
-    pub fn leading(&self) -> Option<usize> {
-        self.largest(|index| self.value(index).0)
+    /// Present value of a component by itself, confirmation included: above 1 speaks against the build.
+    pub fn component_evidence(&self, index: usize) -> f64 {
+        self.value(index).0 / self.components[index].weight
     }
 
     pub fn components(&self) -> &[Component] {
@@ -326,7 +326,7 @@ impl Engine {
     }
 
     fn crossing(&self, value: impl Fn(usize) -> f64) -> Option<Crossing> {
-        let component = self.largest(value)?;
+        let component = (0..self.components.len()).max_by(|&a, &b| value(a).total_cmp(&value(b)))?;
         let endpoint = &self.endpoints[usize::from(self.components[component].scope.endpoint)];
         (endpoint.requests >= self.parameters.min_requests).then_some(Crossing {
             component,
@@ -334,10 +334,6 @@ impl Engine {
             requests: endpoint.requests,
             requests_in_all: self.requests,
         })
-    }
-
-    fn largest(&self, value: impl Fn(usize) -> f64) -> Option<usize> {
-        (0..self.components.len()).max_by(|&a, &b| value(a).total_cmp(&value(b)))
     }
 }
 

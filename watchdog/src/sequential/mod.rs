@@ -25,6 +25,11 @@ mod interval;
 mod process;
 pub mod stats;
 
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+pub(crate) mod workload;
+
 pub use clearance::{Clearance, cap_for_clearing};
 pub use engine::{Component, Conditions, Crossing, Engine, InvalidComponents, Kind, Scope, Stratum};
 pub use interval::{Interval, Weighted, interval, ln_evidence_above, ln_evidence_below};

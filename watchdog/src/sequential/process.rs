@@ -49,17 +49,26 @@ impl Process {
     /// Settles the bets on `count` requests of the same `z`.
     #[inline]
     pub fn settle(&mut self, z: f64, count: u64) {
-        if let ([row], 1) = (self.rows.as_mut_slice(), count) {
-            let excess = z - 1.0;
-            let mut sum = 0.0;
-            for (stake, bet) in row.iter_mut().zip(BETS) {
-                *stake = bounded(*stake * (1.0 + bet * excess));
-                sum += *stake;
-            }
-            self.sum = sum;
+        if count == 1 {
+            self.settle_one(z);
         } else {
             self.settle_many(z, count);
         }
+    }
+
+    #[inline]
+    fn settle_one(&mut self, z: f64) {
+        let factors = BETS.map(|bet| 1.0 + bet * (z - 1.0));
+        for j in (1..self.rows.len()).rev() {
+            let (before, from) = self.rows.split_at_mut(j);
+            for ((stake, left_out), factor) in from[0].iter_mut().zip(&before[j - 1]).zip(factors) {
+                *stake = bounded(*stake * factor).min(*left_out);
+            }
+        }
+        for (stake, factor) in self.rows[0].iter_mut().zip(factors) {
+            *stake = bounded(*stake * factor);
+        }
+        self.add_up();
     }
 
     /// The general case: row `j` is the least that leaving out up to `j` of all requests can make of it, and of `count`

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{EVIDENCE_SCHEMA, Evidence, Measure};
+use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure};
 use super::plan::{EndpointPlan, Meaning, Plan};
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
 use crate::aggregate::{Baseline, ClassAggregate, EndpointAggregate};
 use crate::config::ServiceConfig;
-use crate::model::{BuildId, ServiceName, StatusClass};
+use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
 use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
 
 /// Judges one build of one service while it is on probation.
@@ -86,12 +86,13 @@ impl Judge {
         if self.exceeds.is_none()
             && let Some(crossing) = self.engine.violated()
         {
-            self.exceeds = Some(Box::new(self.evidence_at(crossing, true)));
+            self.exceeds = Some(Box::new(self.evidence_at(crossing, self.engine.max_evidence(), true)));
         }
         if self.over_budget.is_none()
             && let Some(crossing) = self.engine.over_budget()
         {
-            self.over_budget = Some(Box::new(self.evidence_at(crossing, true)));
+            let overall = self.engine.max_evidence_overall();
+            self.over_budget = Some(Box::new(self.evidence_at(crossing, overall, true)));
         }
     }
 
@@ -113,7 +114,7 @@ impl Judge {
         if let Some(evidence) = self.over_budget.clone() {
             return Verdict::OverBudgetNotAttributed { evidence };
         }
-        let evidence = self.leading().map(|crossing| Box::new(self.evidence_at(crossing, false)));
+        let evidence = self.as_it_stands(false).map(Box::new);
         match evidence {
             Some(evidence) if self.is_cleared() => Verdict::Within { evidence },
             evidence => Verdict::Undecided { missing: self.missing(), evidence },
@@ -123,7 +124,7 @@ impl Judge {
     /// The evidence as it stands, with the interval, which costs milliseconds: for reports. `None` without a budget or
     /// without a request.
     pub fn evidence(&self) -> Option<Evidence> {
-        self.leading().map(|crossing| self.evidence_at(crossing, true))
+        self.as_it_stands(true)
     }
 
     pub fn service(&self) -> &ServiceName {
@@ -141,6 +142,11 @@ impl Judge {
     /// Requests on watched endpoints.
     pub fn requests(&self) -> u64 {
         self.endpoints.iter().map(|endpoint| endpoint.seen.requests()).sum()
+    }
+
+    /// What each endpoint did and is held to, in the configuration's order: for metrics and `status`.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointFigures<'_>> {
+        self.endpoints.iter().map(Watched::figures)
     }
 
     /// Natural logarithm of the largest evidence so far, and of the bar: for the metric.
@@ -185,17 +191,39 @@ impl Judge {
         missing
     }
 
-    /// As if the strongest component had just crossed the bar.
+    /// As if a component had just crossed the bar: the one that speaks most against the build, or when none does, the one
+    /// with most of the CPU.
     fn leading(&self) -> Option<Crossing> {
-        let component = self.engine.leading()?;
-        let requests_in_all = self.engine.requests();
+        let seen = |index: usize| self.seen_cpu_ns(index);
+        let components = 0..self.engine.components().len();
+        let suspect = |index: &usize| seen(*index) > 0 && self.engine.component_evidence(*index) > 1.0;
+        let weighted =
+            |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
+        let strongest =
+            components.clone().filter(suspect).max_by(|&a, &b| weighted(a).total_cmp(&weighted(b)));
+        // The first of several: an absolute budget comes before a class.
+        let component = strongest.or_else(|| components.rev().max_by_key(|&index| seen(index)))?;
         let index = self.engine.components()[component].scope.endpoint;
         let requests = endpoint(&self.endpoints, index)?.seen.requests();
         let second = self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let requests_in_all = self.engine.requests();
         (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
     }
 
-    fn evidence_at(&self, crossing: Crossing, with_interval: bool) -> Evidence {
+    /// CPU of the requests that a component has looked at.
+    fn seen_cpu_ns(&self, component: usize) -> u64 {
+        let scope = self.engine.components()[component].scope;
+        let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
+        let own =
+            |class: StatusClass| scope.class.is_none_or(|own| watched.plan.class_of[class as usize] == own);
+        watched.seen.classes().filter(|(class, _)| own(*class)).map(|(_, seen)| seen.cpu_ns).sum()
+    }
+
+    fn as_it_stands(&self, with_interval: bool) -> Option<Evidence> {
+        self.leading().map(|crossing| self.evidence_at(crossing, self.engine.max_evidence(), with_interval))
+    }
+
+    fn evidence_at(&self, crossing: Crossing, evidence: f64, with_interval: bool) -> Evidence {
         let component = &self.engine.components()[crossing.component];
         let meaning = &self.meanings[crossing.component];
         let watched = endpoint(&self.endpoints, component.scope.endpoint)
@@ -208,8 +236,6 @@ impl Judge {
             Kind::Mean => component.limit,
             Kind::Quantile { .. } => watched.plan.scale_ns.unwrap_or(component.limit),
         };
-        let (log_evidence, log_bar) = self.log_evidence();
-        let all_mean_ns = watched.seen.mean_ns().unwrap_or(0.0);
         Evidence {
             schema: EVIDENCE_SCHEMA,
             service: self.service.clone(),
@@ -229,16 +255,49 @@ impl Judge {
             interval_cpu_seconds: with_interval
                 .then(|| interval_seconds(&seen, scale_ns, self.engine.parameters().cap)),
             baseline: meaning.baseline.clone(),
-            projected_host_share: watched.plan.peak_rate_per_core.map(|rate| all_mean_ns * 1e-9 * rate),
-            log_evidence,
-            log_bar,
+            projected_host_share: watched.figures().projected_host_share,
+            log_evidence: libm::log(evidence),
+            log_bar: libm::log(self.engine.parameters().bar()),
             second: crossing.second,
             last_end_mono_ns: self.last_end_mono_ns,
         }
     }
 }
 
+/// An endpoint's requests on the build. Times are on-CPU seconds per request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EndpointFigures<'a> {
+    pub name: &'a EndpointName,
+    pub requests: u64,
+    /// `None` without requests.
+    pub mean_cpu_seconds: Option<f64>,
+    /// The stricter of `mean_cpu` and the host's share.
+    pub limit_cpu_seconds: Option<f64>,
+    pub baseline: Option<&'a BaselineFigures>,
+    /// Mean over what is allowed, by the budget it is nearest to (or furthest over); 1 is just within.
+    pub budget_ratio: Option<f64>,
+    /// Share of the host's cores at `peak_rate`; 1 is the whole host.
+    pub projected_host_share: Option<f64>,
+}
+
 impl Watched {
+    fn figures(&self) -> EndpointFigures<'_> {
+        let plan = &self.plan;
+        let mean = self.seen.mean_ns().map(|ns| ns * 1e-9);
+        let limit = plan.mean_limit_ns.map(|ns| ns * 1e-9);
+        let relative = plan.ratio.zip(plan.baseline.as_ref()).map(|(ratio, b)| ratio * b.mean_cpu_seconds);
+        let strictest = limit.into_iter().chain(relative).min_by(f64::total_cmp);
+        EndpointFigures {
+            name: &plan.name,
+            requests: self.seen.requests(),
+            mean_cpu_seconds: mean,
+            limit_cpu_seconds: limit,
+            baseline: plan.baseline.as_ref(),
+            budget_ratio: mean.zip(strictest).map(|(mean, allowed)| mean / allowed),
+            projected_host_share: mean.zip(plan.peak_rate_per_core).map(|(mean, rate)| mean * rate),
+        }
+    }
+
     fn settle_claims(&mut self, class: u8, x: f64, count: u64, parameters: &Parameters) {
         for claim in &mut self.plan.claims {
             if claim.class.is_none_or(|own| own == class) {

@@ -26,6 +26,9 @@ mod evidence;
 mod judge;
 mod plan;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -35,7 +38,7 @@ use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
 pub use evidence::{BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, Evidence, Measure, Outcome};
-pub use judge::Judge;
+pub use judge::{EndpointFigures, Judge};
 
 /// What the judge knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::{BaselineFigures, BudgetKind, Outcome};
 use super::{HostFacts, Missing};
-use crate::aggregate::{Baseline, ClassLimits, EndpointAggregate, EndpointLimits, MIN_REQUESTS, Strictness};
+use crate::aggregate::{
+    Baseline, ClassLimits, EndpointAggregate, EndpointLimits, MIN_CLASS_REQUESTS, MIN_REQUESTS, Strictness,
+};
 use crate::config::{EndpointConfig, ServiceConfig};
 use crate::model::{EndpointName, StatusClass};
 use crate::sequential::{Clearance, Component, Kind, Parameters, Scope, Stratum, cap_for_clearing};
@@ -42,6 +44,10 @@ pub(super) struct EndpointPlan {
     pub(super) class_of: [u8; StatusClass::ALL.len()],
     /// For the projected share: requests per second at peak over cores.
     pub(super) peak_rate_per_core: Option<f64>,
+    /// The absolute budget of the mean, if there is one.
+    pub(super) mean_limit_ns: Option<f64>,
+    /// `vs_baseline`, if there is one that can be judged.
+    pub(super) ratio: Option<f64>,
     /// What the mean is measured in when there is no limit for it.
     pub(super) scale_ns: Option<f64>,
     pub(super) baseline: Option<BaselineFigures>,
@@ -149,6 +155,8 @@ impl Builder<'_, '_> {
             name: self.config.name.clone(),
             class_of: [REST; StatusClass::ALL.len()],
             peak_rate_per_core: self.config.budget.peak_rate.map(|rate| rate / self.host.cores),
+            mean_limit_ns: None,
+            ratio: None,
             scale_ns: None,
             baseline: None,
             claims: Vec::new(),
@@ -180,7 +188,7 @@ impl Builder<'_, '_> {
         });
         let stricter = own.into_iter().chain(host).min_by(|a, b| a.1.total_cmp(&b.1));
         let Some((budget, limit_ns)) = stricter.filter(|(_, limit_ns)| *limit_ns > 0.0) else { return };
-        endpoint.scale_ns = Some(limit_ns);
+        (endpoint.mean_limit_ns, endpoint.scale_ns) = (Some(limit_ns), Some(limit_ns));
         let confirmation = self.confirmation(limit_ns);
         self.component(1.0, None, Kind::Mean, limit_ns, confirmation, budget, endpoint.baseline.clone());
         let pooled = self.known.as_ref().map(|known| known.aggregate.pooled(|_| true));
@@ -194,8 +202,9 @@ impl Builder<'_, '_> {
         };
         let limits = self.limits(limit_ns / mean_ns);
         let stratum = |class: &ClassLimits| {
-            // An outcome without an own limit is not held to less than the budget itself.
-            let limit = if class.class.is_none() { class.mean_ns.max(limit_ns) } else { class.mean_ns };
+            // An outcome that is hardly known is not held to less than the budget itself.
+            let known = class.aggregate.requests >= MIN_CLASS_REQUESTS;
+            let limit = if known { class.mean_ns } else { class.mean_ns.max(limit_ns) };
             Stratum { weight: class.weight, class: number(class.class), limit }
         };
         limits.iter().flat_map(|limits| &limits.classes).map(stratum).collect()
@@ -221,6 +230,7 @@ impl Builder<'_, '_> {
                 Some(Missing::Baseline { endpoint: endpoint_name, requests, needed: MIN_REQUESTS });
             return;
         };
+        endpoint.ratio = Some(ratio);
         let budget = BudgetKind::VsBaseline { ratio };
         for class in limits.classes {
             let own = Some(number(class.class));
