@@ -132,8 +132,8 @@ mod tests {
             good_build: Some((&good, BuildState::Good)),
             other_open_incident: false,
             restored_by_rollback: false,
-            since_last_rollback: Some(Duration::from_secs(1800)),
-            cooldown: Duration::from_secs(1800),
+            since_last_rollback: Some(Duration::from_mins(30)),
+            cooldown: Duration::from_mins(30),
             rollbacks_last_day: 2,
             max_per_day: 3,
         };

@@ -15,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Decision, Facts, Refusal, decide};
+pub(crate) use moment::boot_id;
 pub use moment::{Moment, RollbackHistory, RollbackMark};
 pub use reconcile::{HookProcess, Reconciliation, reconcile};
 pub use state::{IllegalStep, State, Step, next};

@@ -1,19 +1,22 @@
 //! The state machine: which step may follow which.
 //!
 //! ```text
-//! detected ─┬─ observed ─────────────────────────────────────────────────────────────┐
-//!           ├─ awaiting_approval ─┬──────────────────────────────────── (rejected) ──┤
-//!           │                     │                                                  │
-//!           ├─────────────────────┴─ intent_journaled ◄──────┐ (try again)           │
-//!           │                           │    │               │                       │
-//!           │                           │    └ hook_running ─┤                       │
-//!           │                           │        │    │      │                       │
-//!           │                           │        │    │      └ hook_done ─ verifying ┼─ recovered ─┤
-//!           │                           └────────┤    └ hook_timed_out ─┐     │      │             │
-//!           │                                hook_failed ───────────────┤     │      │             │
-//!           └─ (refused) ───────────────────────────────────── escalated ◄────┘      │             │
-//!                                                                  └─────────────────┴─────────► closed
+//! detected ──► observed ─────────────────────────────────────────────► closed
+//!    │
+//!    ├───────► awaiting_approval ──► (rejected) ─────────────────────► closed
+//!    │                │
+//!    ├────────────────┴► intent_journaled ◄─┐ exit 75
+//!    │                      │      │        │
+//!    │           not started│      └► hook_running ─► hook_done ─► verifying ─► recovered ─► closed
+//!    │                      │           │      │ └──────────────────▲   │
+//!    │                      ▼           │      │  exit seen by nobody   │
+//!    │                  hook_failed ◄───┘      └► hook_timed_out        │
+//!    │                      │                          │                │
+//!    └► (refused) ──────────┴────────► escalated ◄─────┴────────────────┘
+//!                                          └─────────────────────────► closed
 //! ```
+//! To `escalated` also lead `awaiting_approval`, `intent_journaled` and `hook_running`: what cannot be known after a crash.
+//!
 //! A state is written durably before its effect: `intent_journaled` before the hook is spawned, `verifying` before
 //! anything is judged recovered.
 

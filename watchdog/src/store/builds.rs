@@ -250,7 +250,7 @@ pub(super) fn optional_moment(row: &Row<'_>, prefix: &str) -> Result<Option<Mome
     unix_ms.map(|_| moment(row, prefix)).transpose()
 }
 
-/// SQLite's integers are signed; 2^63 ns are 292 years.
+/// The database's integers are signed; 2^63 ns are 292 years.
 pub(super) fn to_sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

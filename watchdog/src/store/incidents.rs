@@ -207,14 +207,12 @@ impl Store {
                 ],
             )?;
             let note = format!("attempt {attempt}: {}", end.outcome);
-            match step {
-                Some(step) => take(tx, id, step, &note, at),
-                None => {
-                    let incident = find(tx, id)?;
-                    add_event(tx, id, at, Some(incident.state), incident.state, &note)?;
-                    Ok(incident)
-                }
+            if let Some(step) = step {
+                return take(tx, id, step, &note, at);
             }
+            let incident = find(tx, id)?;
+            add_event(tx, id, at, Some(incident.state), incident.state, &note)?;
+            Ok(incident)
         })
     }
 

@@ -68,7 +68,7 @@ fn apply(connection: &mut Connection, migrations: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Tells damage from other failures of SQLite.
+/// Tells damage from other failures of the database.
 pub(super) fn name_damage(error: rusqlite::Error, path: &Path) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
