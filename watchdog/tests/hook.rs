@@ -144,21 +144,23 @@ fn the_hook_becomes_its_user_with_all_groups() {
         eprintln!("skipped: only root can switch users");
         return;
     }
-    let hook = RollbackConfig {
-        user: Some("nobody".to_owned()),
-        ..rollback([
-            "/bin/sh",
-            "-c",
-            "id -un; id -G; echo $HOME $USER; grep -E '^(Uid|CapPrm|CapAmb)' /proc/self/status",
-        ])
-    };
-    let run = run(hook);
-    let expected = std::process::Command::new("id").args(["-G", "nobody"]).output().unwrap();
+    // Somebody with supplementary groups, where there is one.
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let name = groups
+        .lines()
+        .filter_map(|line| line.rsplit(':').next()?.split(',').find(|member| !["", "root"].contains(member)))
+        .find(|member| nix::unistd::User::from_name(member).is_ok_and(|user| user.is_some()))
+        .unwrap_or("nobody");
+    let user = nix::unistd::User::from_name(name).unwrap().unwrap();
+    let script = "id -un; id -G; echo $HOME $USER $LOGNAME; grep -E '^(Uid|CapPrm)' /proc/self/status";
+    let run = run(RollbackConfig { user: Some(name.to_owned()), ..rollback(["/bin/sh", "-c", script]) });
+    let expected = std::process::Command::new("id").args(["-G", name]).output().unwrap();
     let lines: Vec<&str> = run.stdout.lines().collect();
-    assert_eq!(lines[0], "nobody", "{run:?}");
+    assert_eq!(lines[0], name, "{run:?}");
     assert_eq!(lines[1], String::from_utf8_lossy(&expected.stdout).trim());
-    assert_eq!(lines[2], "/nonexistent nobody");
-    assert_eq!(lines[3].split_whitespace().collect::<Vec<_>>(), ["Uid:", "65534", "65534", "65534", "65534"]);
+    assert_eq!(lines[2], format!("{} {name} {name}", user.dir.display()));
+    let uid = user.uid.to_string();
+    assert_eq!(lines[3].split_whitespace().skip(1).collect::<Vec<_>>(), [uid.as_str(); 4]);
     assert_eq!(lines[4].split_whitespace().last(), Some("0000000000000000"), "capabilities were kept");
 }
 
