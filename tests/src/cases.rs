@@ -13,7 +13,8 @@ pub fn concurrencies(requests: u64) -> Vec<Case> {
         .flat_map(|concurrency| {
             [
                 Case::new(&format!("keep-alive, concurrency {concurrency}"), &[], concurrency, requests),
-                Case::new(&format!("closing, concurrency {concurrency}"), &[], concurrency, requests).closing(),
+                Case::new(&format!("closing, concurrency {concurrency}"), &[], concurrency, requests)
+                    .closing(),
             ]
         })
         .collect()
@@ -27,7 +28,8 @@ pub fn models(requests: u64) -> Vec<Case> {
         Case::new("lock handed over", &["--gil"], 8, requests),
         Case::new("lock handed over in a pool", &["--gil", "--model", "pool"], 8, requests),
         Case::new("prefork", &["--model", "prefork"], 8, requests).closing(),
-        Case::new("children forked later", &["--model", "prefork", "--refork-after", "10"], 4, requests).closing(),
+        Case::new("children forked later", &["--model", "prefork", "--refork-after", "10"], 4, requests)
+            .closing(),
     ]
 }
 

@@ -89,7 +89,10 @@ impl Measured {
     }
 
     pub fn deviation(&self, endpoint: &str) -> anyhow::Result<&Deviation> {
-        self.deviations.iter().find(|line| line.endpoint == endpoint).with_context(|| format!("no endpoint {endpoint}"))
+        self.deviations
+            .iter()
+            .find(|line| line.endpoint == endpoint)
+            .with_context(|| format!("no endpoint {endpoint}"))
     }
 
     pub fn lost(&self, reason: Loss) -> u64 {

@@ -65,7 +65,8 @@ fn heavy_requests_do_not_smear_over_light_ones() {
 #[test]
 fn the_samples_are_the_series() {
     let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
-    let measured = measure(&mut kernel, &Case::new("samples", &[], 8, 300)).unwrap_or_else(|error| panic!("{error:#}"));
+    let measured =
+        measure(&mut kernel, &Case::new("samples", &[], 8, 300)).unwrap_or_else(|error| panic!("{error:#}"));
     let sums = |of: &Measured| {
         let count: u64 = of.deviations.iter().map(|line| line.kernel.count).sum();
         let ns: u64 = of.deviations.iter().map(|line| line.kernel.sum_ns).sum();

@@ -23,8 +23,14 @@ fn every_nanosecond_is_given_to_a_request_or_to_nobody() {
         let figures = measured.conservation;
         let given = figures.attributed_ns + figures.unattributed_ns;
         let gap = given.abs_diff(figures.process_ns) as f64 / figures.process_ns as f64;
-        assert!(gap < 0.01, "{}: {gap:.4} of the time is given to nobody or twice\n{}", case.name, measured.told());
-        let apart = figures.process_ns.abs_diff(measured.process_cpu_ns) as f64 / measured.process_cpu_ns as f64;
+        assert!(
+            gap < 0.01,
+            "{}: {gap:.4} of the time is given to nobody or twice\n{}",
+            case.name,
+            measured.told()
+        );
+        let apart =
+            figures.process_ns.abs_diff(measured.process_cpu_ns) as f64 / measured.process_cpu_ns as f64;
         assert!(apart < 0.02, "{}: {apart:.4} from the scheduler's figure\n{}", case.name, measured.told());
         assert_eq!(figures.started, figures.finished, "{}\n{}", case.name, measured.told());
     }
@@ -57,7 +63,8 @@ fn work_outside_requests_is_nobodys() {
 fn dropped_samples_come_back_from_the_histogram() {
     let options = KernelOptions { sample_ring_bytes: Some(4096), ..KernelOptions::default() };
     let Some(mut kernel) = kernel_or_skip(&options) else { return };
-    let burn = Burn::start(&["--login-us", "300", "--browse-us", "50", "--report-sleep-ms", "1"]).expect("a server");
+    let burn =
+        Burn::start(&["--login-us", "300", "--browse-us", "50", "--report-sleep-ms", "1"]).expect("a server");
     kernel.register_service(0, &patterns()).expect("patterns");
     let slot = kernel.open_slot(0, ENDPOINTS.len() as u16 + 1).expect("a free slot");
     kernel.watch(burn.pid(), slot);
@@ -74,10 +81,12 @@ fn dropped_samples_come_back_from_the_histogram() {
     let second = kernel.tick(mono_ns()).expect("a tick");
     assert!(first.losses[Loss::SampleRingFull as usize] > requests / 2, "the ring did not overflow");
     let samples: Vec<_> = first.samples.iter().chain(&second.samples).collect();
-    let rebuilt: Vec<_> = first.rebuilt.iter().chain(&second.rebuilt).flat_map(|series| &series.oncpu_ns).collect();
+    let rebuilt: Vec<_> =
+        first.rebuilt.iter().chain(&second.rebuilt).flat_map(|series| &series.oncpu_ns).collect();
     let count = samples.len() as u64 + rebuilt.iter().map(|(_, n)| n).sum::<u64>();
     assert_eq!(count, requests);
-    let seen_ns = samples.iter().map(|s| s.oncpu_ns).sum::<u64>() + rebuilt.iter().map(|(ns, n)| ns * n).sum::<u64>();
+    let seen_ns =
+        samples.iter().map(|s| s.oncpu_ns).sum::<u64>() + rebuilt.iter().map(|(ns, n)| ns * n).sum::<u64>();
     let exact_ns: u64 = figures(&kernel, slot).expect("series").values().map(|cost| cost.sum_ns).sum();
     assert!(seen_ns.abs_diff(exact_ns) < exact_ns / 1_000, "{seen_ns} instead of {exact_ns}");
 }

@@ -18,9 +18,14 @@ fn every_program_that_the_tier_needs_is_attached() {
     for name in program::ALWAYS {
         assert!(attached.contains(name), "{name} is not attached: {:?}", kernel.report());
     }
-    assert!(program::CORE.iter().all(|name| attached.contains(name)) || attached.contains(program::INET_RECVMSG));
+    assert!(
+        program::CORE.iter().all(|name| attached.contains(name)) || attached.contains(program::INET_RECVMSG)
+    );
     for (name, instructions) in kernel.verified_instructions() {
-        assert!(instructions < 500_000, "{name}: {instructions} instructions are too near the limit of 1,000,000");
+        assert!(
+            instructions < 500_000,
+            "{name}: {instructions} instructions are too near the limit of 1,000,000"
+        );
     }
 }
 
@@ -81,7 +86,8 @@ fn processes_are_told_when_they_fork_exec_and_end() {
     std::thread::sleep(Duration::from_millis(20));
     let events = kernel.tick(mono_ns()).expect("a tick").processes;
     let of = |kind: ProcessEventKind| events.iter().filter(move |event| event.kind == kind as u32);
-    let fork = of(ProcessEventKind::Fork).find(|event| event.parent_tgid == shell.id()).expect("the fork is told");
+    let fork =
+        of(ProcessEventKind::Fork).find(|event| event.parent_tgid == shell.id()).expect("the fork is told");
     assert_eq!(fork.build_slot, u32::from(slot));
     assert!(of(ProcessEventKind::Exec).any(|event| event.tgid == fork.tgid), "the child's exec is not told");
     assert!(of(ProcessEventKind::Exit).any(|event| event.tgid == fork.tgid), "the child's end is not told");
