@@ -214,7 +214,7 @@ impl Builder<'_, '_> {
     fn quantiles(&mut self, endpoint: &mut EndpointPlan) {
         for &(p, limit) in &self.config.budget.quantile_cpu {
             let limit_ns = limit.as_nanos() as f64;
-            if !usable(limit_ns) || !(p > 0.0 && p < 1.0) {
+            if !(usable(limit_ns) && p > 0.0 && p < 1.0) {
                 continue;
             }
             let (budget, kind) = (BudgetKind::QuantileCpu { p }, Kind::Quantile { p });
