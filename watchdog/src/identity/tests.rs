@@ -1,5 +1,7 @@
 //! Real processes, identified on the running system.
 
+#![expect(clippy::similar_names, reason = "an identifier gives identified processes")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -20,7 +22,13 @@ struct Running(Child);
 
 impl Running {
     fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).spawn().expect("the program starts"))
+        let running = Self(command.stdin(Stdio::null()).spawn().expect("the program starts"));
+        // `spawn` returns while the kernel still lays out the new program's arguments.
+        wait_until("the program is laid out", || {
+            let process = Process::open(running.pid()).unwrap();
+            process.is_none_or(|process| process.program.stack != 0 && !process.cmdline().unwrap().is_empty())
+        });
+        running
     }
 
     /// A Python program that prints a line when it is ready.
