@@ -326,7 +326,7 @@ workers = []
 for _ in range(2):
     pid = os.fork()
     if pid == 0:
-        import ctypes; ctypes.CDLL(None).prctl(1, 9)
+        import ctypes; ctypes.CDLL(None).prctl(1, 9); signal.alarm(60)
         signal.pause()
     workers.append(pid)
 print(*workers, s.getsockname()[1] if kind != 'unix' else 0, flush=True)
@@ -334,7 +334,7 @@ def reload(*_):
     os.chdir(os.environ['CURRENT'])
     pid = os.fork()
     if pid == 0:
-        import ctypes; ctypes.CDLL(None).prctl(1, 9)
+        import ctypes; ctypes.CDLL(None).prctl(1, 9); signal.alarm(60)
         signal.pause()
 signal.signal(signal.SIGHUP, reload)
 while True: signal.pause()
@@ -372,11 +372,12 @@ fn prefork_servers_are_found_by_where_they_listen() {
 #[test]
 fn a_server_that_reloads_into_a_new_release_is_the_new_build() {
     let (_directory, current) = releases();
-    let (server, line) = Running::python(SERVER, &["tcp", "0", "mark-71009"], |command| {
+    let mark = format!("mark-71009-{}", std::process::id());
+    let (server, line) = Running::python(SERVER, &["tcp", "0", &mark], |command| {
         command.current_dir(&current).env("CURRENT", &current);
     });
     let workers: Vec<u32> = line.split(' ').take(2).map(|word| word.parse().unwrap()).collect();
-    let mut identifier = identifier("{ cmdline = 'mark-71009' }", "{ from = \"auto\" }");
+    let mut identifier = identifier(&format!("{{ cmdline = '{mark}' }}"), "{ from = \"auto\" }");
     assert_eq!(pids(&mut identifier).len(), 3);
     flip(&current, "releases/2");
     server.signal(Signal::SIGHUP);
