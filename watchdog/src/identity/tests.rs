@@ -2,6 +2,7 @@
 
 #![expect(clippy::similar_names, reason = "an identifier gives identified processes")]
 
+use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -72,10 +73,12 @@ impl Drop for Running {
 fn services(texts: &[(&str, &str)]) -> Vec<ServiceConfig> {
     let mut toml = String::new();
     for (index, (matcher, build)) in texts.iter().enumerate() {
-        toml += &format!(
+        write!(
+            toml,
             "[[service]]\nname = \"s{index}\"\nmatch = {matcher}\nbuild = {build}\n\
              [[service.endpoint]]\nname = \"e\"\npath = \"/\"\n"
-        );
+        )
+        .unwrap();
     }
     Config::parse(&toml, "test").unwrap_or_else(|errors| panic!("{errors}")).services
 }
