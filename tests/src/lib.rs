@@ -3,3 +3,4 @@
 pub mod burn;
 pub mod harness;
 pub mod load;
+pub mod shop;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{LineWriter, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -95,7 +95,7 @@ pub(super) struct Tally {
     closed_idle: u64,
     failed: Vec<Failure>,
     begun_unix_ms: i64,
-    log: Option<BufWriter<File>>,
+    log: Option<LineWriter<File>>,
 }
 
 impl Tally {
@@ -104,7 +104,7 @@ impl Tally {
             Some(path) => {
                 let file =
                     File::create(path).with_context(|| format!("creating the log {}", path.display()))?;
-                let mut log = BufWriter::new(file);
+                let mut log = LineWriter::new(file);
                 writeln!(log, "{LOG_HEADER}")?;
                 Some(log)
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -170,7 +170,7 @@ impl Agent {
 
     /// The error with the end of the agent's log.
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        error.context(format!("the agent's log ends with:\n{}", tail(self.process.log())))
+        anyhow!("{error:#}\nthe agent's log ends with:\n{}", tail(self.process.log()))
     }
 
     pub(super) fn poll(&mut self) -> Result<()> {

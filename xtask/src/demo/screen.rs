@@ -108,10 +108,10 @@ impl Screen {
     }
 
     fn notice(&self, colour: Colour, text: &str) {
-        let mut time = self.time();
+        let (mut time, mut mark) = (self.time(), ">");
         for line in wrap(text, WIDTH - 12) {
-            self.line(&format!("{time:>8}  {} {}", self.paint(colour, ">"), self.paint(colour, &line)));
-            time.clear();
+            self.line(&format!("{time:>8}  {}", self.paint(colour, &format!("{mark} {line}"))));
+            (time, mark) = (String::new(), " ");
         }
     }
 

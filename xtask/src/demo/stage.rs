@@ -19,6 +19,8 @@ use crate::{paths, setup::gunicorn};
 
 const WORKERS: usize = 2;
 const THREADS: usize = 4;
+/// Start of the name of the sockets' folder; the demo's process id follows.
+const SOCKETS: &str = "load-watchdog-demo-";
 
 /// Everything that the demonstration stands on.
 pub(crate) struct Stage {
@@ -46,7 +48,7 @@ impl Stage {
         setup::ensure(&[Component::Build, Component::Python])?;
         install_requirements()?;
         let programs = build(args)?;
-        let sockets = std::env::temp_dir().join(format!("load-watchdog-demo-{}", std::process::id()));
+        let sockets = std::env::temp_dir().join(format!("{SOCKETS}{}", std::process::id()));
         for old in ["shop", "state"] {
             remove(&folder.join(old))?;
         }
@@ -63,6 +65,9 @@ impl Stage {
             master: None,
             _lock: lock,
         };
+        for log in stage.request_logs() {
+            let _ = fs::remove_file(log);
+        }
         stage.add_releases()?;
         fs::write(stage.config(), stage.config_text()).context("writing the agent's configuration")?;
         Ok(stage)
@@ -236,10 +241,17 @@ fn lock(folder: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// A server that a killed demo has left behind.
+/// What a killed demo has left behind: its server, and the folder of its sockets.
 fn end_leftovers(folder: &Path) {
     for name in ["gunicorn.pid.2", "gunicorn.pid"] {
         end_by_pid_file(&folder.join("shop/run").join(name));
+    }
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SOCKETS)).and_then(|pid| pid.parse().ok());
+        if pid.is_some_and(|pid| !processes::is_alive(pid)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
