@@ -20,7 +20,7 @@ use http::Client;
 use report::Tally;
 
 /// Longest run, whatever is asked for.
-pub const MAX_DURATION: Duration = Duration::from_secs(30 * 60);
+pub const MAX_DURATION: Duration = Duration::from_mins(30);
 /// Most requests of a run, whatever is asked for.
 pub const MAX_REQUESTS: u64 = 10_000_000;
 
@@ -79,10 +79,12 @@ impl Step {
         Self { method: "POST".to_owned(), body: Some(body.to_owned()), ..Self::get(name, path) }
     }
 
+    #[must_use]
     pub fn expecting(self, expect: u16) -> Self {
         Self { expect, ..self }
     }
 
+    #[must_use]
     pub fn weighing(self, weight: u32) -> Self {
         Self { weight, ..self }
     }

@@ -1,6 +1,8 @@
 //! Do the shop's deploy and rollback scripts change the release under load without one failed request, and do they
 //! leave the server serving whatever goes wrong? Needs gunicorn (`cargo xtask setup python`), no privileges.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::time::Duration;
 
 use watchdog_tests::load::{Load, LoadOptions};
@@ -13,7 +15,7 @@ fn visit(shop: &Shop, keep_alive: bool) -> Load {
     let mut options = LoadOptions::new(shop.target(), visitors(), 100_000);
     options.concurrency = 4;
     options.rate = Some(40.0);
-    options.duration = Some(Duration::from_secs(120));
+    options.duration = Some(Duration::from_mins(2));
     options.keep_alive = keep_alive;
     Load::start(options).unwrap()
 }

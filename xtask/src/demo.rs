@@ -1,8 +1,9 @@
 //! `cargo xtask demo`: a real web server, a bad build, and the agent that finds it and rolls it back.
 //!
-//! Nothing is acted: gunicorn from PyPI serves the application of tests/apps/shop, the load driver logs people in, the
-//! agent watches with its kernel programs and runs the application's own rollback script. This file tells the story;
-//! [`stage`] sets it up, [`agent`] asks the agent, [`processes`] ends everything, [`screen`] prints.
+//! Nothing is acted: gunicorn, unmodified, serves the application of tests/apps/shop, the load driver logs people in,
+//! the agent watches with its kernel programs and runs the application's own rollback script. This file tells the story;
+//! [`stage`] sets it up, [`traffic`] loads it, [`agent`] asks the agent, [`processes`] ends everything, [`screen`] and
+//! [`summary`] print.
 
 mod agent;
 mod processes;
@@ -129,7 +130,7 @@ fn play(args: &Args, mut stage: Stage, interrupt: &Interrupt) -> Result<Outcome>
     screen.facts(&stage.facts(args, &plan));
     stage.start_server(interrupt)?;
     let mut agent = Agent::start(&stage)?;
-    agent.wait_until_watching(interrupt).map_err(|error| agent.explain(error))?;
+    agent.wait_until_watching(interrupt).map_err(|error| agent.explain(&error))?;
     let mut traffic = Traffic::start(&stage, &plan)?;
     screen.begin(Duration::from_millis(BUDGET_MS));
 
@@ -143,14 +144,14 @@ fn play(args: &Args, mut stage: Stage, interrupt: &Interrupt) -> Result<Outcome>
     };
     let played = scene.perform(&stage);
     let Scene { mut screen, .. } = scene;
-    let played = played.map_err(|error| agent.explain(error));
+    let played = played.map_err(|error| agent.explain(&error));
     let reports = traffic.stop()?;
     let report_path = match &played {
         Ok(Some(incident)) => agent.save_report(incident, &stage).map(Some)?,
         _ => None,
     };
     agent.stop();
-    let outcome = Outcome::of(played?, &reports, stage.request_logs(), report_path)?;
+    let outcome = Outcome::of(played?, &reports, &stage.request_logs(), report_path)?;
     outcome.print(&mut screen);
     Ok(outcome)
 }
@@ -239,6 +240,13 @@ impl Scene<'_> {
             std::thread::sleep(POLL);
         }
     }
+}
+
+/// A path as one would type it from here.
+fn shown(path: &std::path::Path) -> String {
+    let here = std::env::current_dir().ok();
+    let short = here.and_then(|here| path.strip_prefix(here).map(std::path::Path::to_path_buf).ok());
+    short.as_deref().unwrap_or(path).display().to_string()
 }
 
 /// Runs a quick program and returns its standard output; its error output goes into the error.

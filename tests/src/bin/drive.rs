@@ -11,6 +11,7 @@ use watchdog_tests::load::{Load, LoadOptions, LoadReport, Step, Target};
 /// Sends HTTP/1.1 requests to a server on this host and counts what comes back.
 #[derive(Debug, Parser)]
 #[command(name = "drive", max_term_width = 100)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
     /// IP:PORT on loopback, or unix:PATH
     target: Target,

@@ -30,7 +30,8 @@ struct Status {
 
 #[derive(Debug, Default, Deserialize)]
 struct Service {
-    service: String,
+    #[serde(rename = "service")]
+    name: String,
     processes: u64,
     #[serde(default)]
     problems: Vec<String>,
@@ -39,13 +40,15 @@ struct Service {
 
 #[derive(Debug, Deserialize)]
 struct Build {
-    build: String,
+    #[serde(rename = "build")]
+    name: String,
     endpoints: Vec<Endpoint>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Endpoint {
-    endpoint: String,
+    #[serde(rename = "endpoint")]
+    name: String,
     requests: u64,
     mean_cpu_seconds: Option<f64>,
     verdict: Option<String>,
@@ -123,7 +126,8 @@ pub(super) struct Agent {
     /// Requests and seconds of CPU per build when figures were last shown.
     shown: Vec<(String, u64, f64)>,
     asked: Instant,
-    watched_builds: Vec<(String, i64)>,
+    /// States of the incident, and when each was first seen here.
+    states: Vec<(String, i64)>,
 }
 
 /// Status changes slowly; incidents are asked for every time.
@@ -142,7 +146,7 @@ impl Agent {
             status: Service::default(),
             shown: Vec::new(),
             asked: Instant::now(),
-            watched_builds: Vec::new(),
+            states: Vec::new(),
         })
     }
 
@@ -169,7 +173,7 @@ impl Agent {
     }
 
     /// The error with the end of the agent's log.
-    pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    pub(super) fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         anyhow!("{error:#}\nthe agent's log ends with:\n{}", tail(self.process.log()))
     }
 
@@ -180,21 +184,22 @@ impl Agent {
 
     fn refresh(&mut self) -> Result<()> {
         self.asked = Instant::now();
-        let status: Status = self.ask(json!({ "command": "status" }))?;
+        let status: Status = self.ask(&json!({ "command": "status" }))?;
         self.status = status
             .services
             .into_iter()
-            .find(|service| service.service == SERVICE)
+            .find(|service| service.name == SERVICE)
             .with_context(|| format!("the agent knows no service {SERVICE}"))?;
         Ok(())
     }
 
-    fn ask<T: DeserializeOwned>(&self, mut command: Value) -> Result<T> {
-        command["version"] = PROTOCOL.into();
+    fn ask<T: DeserializeOwned>(&self, command: &Value) -> Result<T> {
+        let mut request = command.clone();
+        request["version"] = PROTOCOL.into();
         let mut stream = UnixStream::connect(&self.control)
             .with_context(|| format!("connecting to the agent's socket {}", self.control.display()))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(format!("{command}\n").as_bytes()).context("asking the agent")?;
+        stream.write_all(format!("{request}\n").as_bytes()).context("asking the agent")?;
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).context("reading the agent's answer")?;
         let mut answer: Value =
@@ -205,8 +210,8 @@ impl Agent {
 
     fn logins(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
         self.status.builds.iter().filter_map(|build| {
-            let endpoint = build.endpoints.iter().find(|endpoint| endpoint.endpoint == ENDPOINT)?;
-            Some((build.build.as_str(), endpoint))
+            let endpoint = build.endpoints.iter().find(|endpoint| endpoint.name == ENDPOINT)?;
+            Some((build.name.as_str(), endpoint))
         })
     }
 
@@ -244,20 +249,20 @@ impl Agent {
 
     /// The incident about a build, if there is one.
     pub(super) fn incident(&mut self, bad_build: &str) -> Result<Option<Observed>> {
-        let incidents: Vec<Incident> = self.ask(json!({ "command": "incidents" }))?;
+        let incidents: Vec<Incident> = self.ask(&json!({ "command": "incidents" }))?;
         let found = incidents.into_iter().find(|it| it.service == SERVICE && it.bad_build == bad_build);
         let Some(incident) = found else { return Ok(None) };
-        if !self.watched_builds.iter().any(|(state, _)| *state == incident.state) {
-            self.watched_builds.push((incident.state.clone(), unix_ms()));
+        if !self.states.iter().any(|(state, _)| *state == incident.state) {
+            self.states.push((incident.state.clone(), unix_ms()));
         }
-        let detail: Detail = self.ask(json!({ "command": "incident", "id": incident.id }))?;
+        let detail: Detail = self.ask(&json!({ "command": "incident", "id": incident.id }))?;
         let first = |word: &str| {
             let entry = detail.timeline.iter().find(|entry| entry.text.to_lowercase().contains(word));
             entry.map(|entry| entry.unix_ms)
         };
         // Where the timeline has no such line: when this program first saw the state.
         let seen = |states: &[&str]| {
-            let entry = self.watched_builds.iter().find(|(state, _)| states.contains(&state.as_str()));
+            let entry = self.states.iter().find(|(state, _)| states.contains(&state.as_str()));
             entry.map(|(_, at)| *at)
         };
         Ok(Some(Observed {

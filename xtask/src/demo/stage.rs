@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::processes::{self, Interrupt, Process};
-use super::{Args, BAD, BAD_FACTOR, BUDGET_MS, GOOD, LOGIN_MS, Plan, Workers, output_of};
+use super::{Args, BAD, BAD_FACTOR, BUDGET_MS, GOOD, LOGIN_MS, Plan, Workers, output_of, shown};
 use crate::process::{self as steps, Progress};
 use crate::setup::{self, Component};
 use crate::{paths, setup::gunicorn};
@@ -113,12 +113,12 @@ impl Stage {
         };
         vec![
             ("server", format!("gunicorn, {model}, on {}", self.server)),
-            ("agent", format!("{} run --config config.toml", self.agent_program.display())),
+            ("agent", shown(&self.agent_program)),
             ("good build", format!("{GOOD}: checking a password takes about {LOGIN_MS} ms of CPU")),
             ("bad build", format!("{BAD}: {BAD_FACTOR} times as much")),
             ("budget", format!("{BUDGET_MS} ms of CPU per login on average, 1.5 times the last good build")),
             ("traffic", format!("{:?}: {rate} and other requests, kept and new connections", args.scenario)),
-            ("folder", self.folder.display().to_string()),
+            ("folder", shown(&self.folder)),
         ]
     }
 
@@ -137,8 +137,8 @@ impl Stage {
             r#"# Written by `cargo xtask demo`.
 [agent]
 listen = "{metrics}"
-state_dir = {state:?}
-control = {control:?}
+state_dir = "{state}"
+control = "{control}"
 control_group = "root"
 log = "info"
 
@@ -162,14 +162,15 @@ path = "/browse"
 budget = {{ mean_cpu = "20ms" }}
 
 [service.rollback]
-exec = [{rollback:?}, "{{good_build}}"]
+exec = ["{rollback}", "{{good_build}}"]
 timeout = "60s"
 verify_within = "{verify}"
 "#,
             metrics = self.metrics,
-            state = self.state(),
-            control = self.control(),
+            state = self.state().display(),
+            control = self.control().display(),
             port = self.server.port(),
+            rollback = rollback.display(),
             verify = self.verify_within,
         )
     }

@@ -30,11 +30,11 @@ impl Outcome {
     pub(super) fn of(
         incident: Option<Observed>,
         reports: &[Report],
-        logs: [PathBuf; 2],
+        logs: &[PathBuf],
         report: Option<PathBuf>,
     ) -> Result<Self> {
         let mut bad_logins = Vec::new();
-        for log in &logs {
+        for log in logs {
             bad_logins.extend(read_bad_logins(log)?);
         }
         bad_logins.sort_by_key(|login| login.sent_unix_ms);
@@ -93,7 +93,7 @@ impl Outcome {
         }
         if let Some(path) = &self.report {
             screen.row("incident report", "", Colour::Plain);
-            screen.line(&format!("    {}", path.display()));
+            screen.line(&format!("    {}", super::shown(path)));
         }
         screen.line("");
     }
