@@ -342,7 +342,10 @@ mod tests {
         assert_eq!(of(b"HTTP/1.1 200 OK"), Head::Other);
         assert_eq!(of(b"GO / HTTP/1.1"), Head::Other);
         assert_eq!(of(b"ABCDEFGHIJKLMNOPQ / HTTP/1.1"), Head::Other);
-        assert!(matches!(of(b"GET http://host/login HTTP/1.1"), Head::Request(RequestLine { path: None, .. })));
+        assert!(matches!(
+            of(b"GET http://host/login HTTP/1.1"),
+            Head::Request(RequestLine { path: None, .. })
+        ));
     }
 
     #[test]
@@ -376,7 +379,10 @@ mod tests {
         assert_eq!(of(head), Framing::LengthAt(value));
         assert_eq!(response_bytes(&padded(head), value), value as u64 + 1234);
         assert_eq!(of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Framing::Chunked);
-        assert_eq!(of("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nContent-Length: 3\r\n\r\n"), Framing::Unknown);
+        assert_eq!(
+            of("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nContent-Length: 3\r\n\r\n"),
+            Framing::Unknown
+        );
         assert_eq!(of("HTTP/1.1 204 No Content\r\n\r\n"), Framing::Unknown);
     }
 

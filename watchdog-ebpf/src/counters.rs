@@ -8,13 +8,13 @@ use crate::maps::{CONSERVATION, LOSSES};
 
 /// Adds to a counter that other CPUs or interrupts add to as well.
 #[inline(always)]
-pub fn add(counter: *mut u64, amount: u64) {
+pub(crate) fn add(counter: *mut u64, amount: u64) {
     // SAFETY: callers pass an aligned u64 inside a map value.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
 }
 
 #[inline(always)]
-pub fn lost(reason: Loss) {
+pub(crate) fn lost(reason: Loss) {
     if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
         add(counter, 1);
     }
@@ -28,31 +28,31 @@ fn conserve(slot: u16, field: impl FnOnce(*mut Conservation) -> *mut u64, amount
 }
 
 #[inline(always)]
-pub fn process_time(slot: u16, ns: u64) {
+pub(crate) fn process_time(slot: u16, ns: u64) {
     // SAFETY: a field of a live map value.
     conserve(slot, |c| unsafe { &raw mut (*c).process_ns }, ns);
 }
 
 #[inline(always)]
-pub fn attributed(slot: u16, ns: u64) {
+pub(crate) fn attributed(slot: u16, ns: u64) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).attributed_ns }, ns);
 }
 
 #[inline(always)]
-pub fn unattributed(slot: u16, ns: u64) {
+pub(crate) fn unattributed(slot: u16, ns: u64) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).unattributed_ns }, ns);
 }
 
 #[inline(always)]
-pub fn started(slot: u16) {
+pub(crate) fn started(slot: u16) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).started }, 1);
 }
 
 #[inline(always)]
-pub fn finished(slot: u16) {
+pub(crate) fn finished(slot: u16) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).finished }, 1);
 }

@@ -7,7 +7,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "the BPF target has no AtomicU64::fetch_add; its xadd instruction is an intrinsic")]
+#![expect(
+    internal_features,
+    reason = "the BPF target has no AtomicU64::fetch_add; its xadd instruction is an intrinsic"
+)]
 
 mod counters;
 mod maps;

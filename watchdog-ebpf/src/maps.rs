@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
 use watchdog_common::abi;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, ProcessEvent, Sample, Series, SeriesKey,
-    ServicePatterns,
+    BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, ProcessEvent, Sample, Series,
+    SeriesKey, ServicePatterns,
 };
 
 use crate::offsets::Task;
@@ -23,115 +23,124 @@ static TGID_SLOTS: Array<[u16; abi::MAX_TGID as usize], 1, { BPF_F_MMAPABLE as u
 
 /// One element for each (service, build) alive.
 #[btf_map]
-pub static BUILD_SLOTS: Array<BuildSlot, { abi::MAX_BUILD_SLOTS as usize }> = Array::new();
+pub(crate) static BUILD_SLOTS: Array<BuildSlot, { abi::MAX_BUILD_SLOTS as usize }> = Array::new();
 
 #[btf_map]
-pub static SERVICES: Array<ServicePatterns, { abi::MAX_SERVICES as usize }> = Array::new();
+pub(crate) static SERVICES: Array<ServicePatterns, { abi::MAX_SERVICES as usize }> = Array::new();
 
 /// Written by the agent only, so it allocates as needed.
 #[btf_map]
-pub static ENDPOINTS: HashMap<EndpointKey, u32, { abi::MAX_ENDPOINT_RULES as usize }, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
+pub(crate) static ENDPOINTS: HashMap<
+    EndpointKey,
+    u32,
+    { abi::MAX_ENDPOINT_RULES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// Preallocated, because requests begin and end in contexts that must not allocate (about 6 MiB).
 #[btf_map]
-pub static ONGOING_REQ: HashMap<u64, OngoingRequest, { abi::MAX_ONGOING as usize }> = HashMap::new();
+pub(crate) static ONGOING_REQ: HashMap<u64, OngoingRequest, { abi::MAX_ONGOING as usize }> = HashMap::new();
 
 /// 8 KiB each. The agent makes the entries of a slot before it watches a process under it, so programs never
 /// insert and the map allocates only what is in use.
 #[btf_map]
-pub static SERIES: HashMap<SeriesKey, Series, { abi::MAX_SERIES as usize }, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
+pub(crate) static SERIES: HashMap<
+    SeriesKey,
+    Series,
+    { abi::MAX_SERIES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 #[btf_map]
-pub static CONSERVATION: PerCpuArray<Conservation, { abi::MAX_BUILD_SLOTS as usize }> = PerCpuArray::new();
+pub(crate) static CONSERVATION: PerCpuArray<Conservation, { abi::MAX_BUILD_SLOTS as usize }> =
+    PerCpuArray::new();
 
 #[btf_map]
-pub static LOSSES: PerCpuArray<u64, { LOSS_REASONS as usize }> = PerCpuArray::new();
+pub(crate) static LOSSES: PerCpuArray<u64, { LOSS_REASONS as usize }> = PerCpuArray::new();
 
 /// What runs on this CPU. Only `sched_switch` writes it, with interrupts off.
 #[btf_map]
-pub static SLICE_SCRATCH: PerCpuArray<Slice, 1> = PerCpuArray::new();
+pub(crate) static SLICE_SCRATCH: PerCpuArray<Slice, 1> = PerCpuArray::new();
 
 /// 26,000 samples: a tick of 100 ms holds them up to 260,000 watched requests per second.
 #[btf_map]
-pub static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> = RingBuf::new();
+pub(crate) static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> = RingBuf::new();
 
 /// 8,000 events; a burst beyond is found by the agent's scan.
 #[btf_map]
-pub static PROCESSES: RingBuf<ProcessEvent, { abi::PROCESS_RING_BYTES as usize }> = RingBuf::new();
+pub(crate) static PROCESSES: RingBuf<ProcessEvent, { abi::PROCESS_RING_BYTES as usize }> = RingBuf::new();
 
 /// The on-CPU slice of a watched thread.
 #[repr(C)]
-pub struct Slice {
-    pub start_mono_ns: u64,
+pub(crate) struct Slice {
+    pub(crate) start_mono_ns: u64,
     /// The thread's `sum_exec_runtime` when the slice began.
-    pub start_exec_ns: u64,
+    pub(crate) start_exec_ns: u64,
     /// 0: no watched thread, or one whose start was not seen.
-    pub pid: u32,
-    pub _pad: u32,
+    pub(crate) pid: u32,
+    pub(crate) _pad: u32,
 }
 
 /// What a thread works on. Lives in task storage, so it dies with its thread.
 #[repr(C)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// Where uncharged on-CPU time begins, `CLOCK_MONOTONIC`; 0 while off the CPU.
-    pub segment_mono_ns: u64,
+    pub(crate) segment_mono_ns: u64,
     /// Charged since the slice began, by our clock.
-    pub slice_charged_ns: u64,
+    pub(crate) slice_charged_ns: u64,
     /// Charged, but not yet handed to the request (or, with none, to nobody).
-    pub held_ns: u64,
+    pub(crate) held_ns: u64,
     /// Charged beyond what the scheduler gave the slice; the next slices pay it back.
-    pub debt_ns: u64,
+    pub(crate) debt_ns: u64,
     /// Cookie of the connection whose request is current; 0 for none.
-    pub connection: u64,
-    pub sequence: u32,
+    pub(crate) connection: u64,
+    pub(crate) sequence: u32,
     /// [`Binding`]
-    pub binding: u32,
+    pub(crate) binding: u32,
     /// `RequestFlags` that this thread itself saw for its request.
-    pub seen: u32,
-    pub _pad: u32,
+    pub(crate) seen: u32,
+    pub(crate) _pad: u32,
 }
 
 /// How a thread came to its request.
-pub struct Binding;
+pub(crate) struct Binding;
 impl Binding {
     /// It received it, or it sent on its connection.
-    pub const OWN: u32 = 1;
+    pub(crate) const OWN: u32 = 1;
     /// A thread in that request woke it.
-    pub const INHERITED: u32 = 2;
+    pub(crate) const INHERITED: u32 = 2;
 }
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
 #[repr(C)]
-pub struct Connection {
-    pub cookie: u64,
+pub(crate) struct Connection {
+    pub(crate) cookie: u64,
     /// On a connection to elsewhere: the request that sent last.
-    pub owner_connection: u64,
+    pub(crate) owner_connection: u64,
     /// Bytes of the response sent, and how many there are at least.
-    pub sent: u64,
-    pub expected: u64,
-    pub owner_sequence: u32,
+    pub(crate) sent: u64,
+    pub(crate) expected: u64,
+    pub(crate) owner_sequence: u32,
     /// Number of the current or last request.
-    pub sequence: u32,
-    pub kind: u32,
-    pub phase: u32,
-    pub head_len: u32,
+    pub(crate) sequence: u32,
+    pub(crate) kind: u32,
+    pub(crate) phase: u32,
+    pub(crate) head_len: u32,
     /// Where in `head` the request's target begins, or the response's length is told. Kept here because a value
     /// read back from a map is unknown to the verifier, which would otherwise follow every possible one.
-    pub target: u32,
-    pub endpoint: u16,
-    pub status: u16,
-    pub framing: u16,
-    pub flags: u16,
-    pub head: [u8; 2 * abi::HEAD_WINDOW],
+    pub(crate) target: u32,
+    pub(crate) endpoint: u16,
+    pub(crate) status: u16,
+    pub(crate) framing: u16,
+    pub(crate) flags: u16,
+    pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
 
 macro_rules! storage_map {
     ($name:ident, $map_type:ident, $value:ty) => {
         /// aya-ebpf has no such map for tracing programs; this is the layout of a `.maps` definition in BTF.
         #[repr(C)]
-        pub struct $name {
+        pub(crate) struct $name {
             r#type: *const [i32; $map_type as usize],
             key: *const i32,
             value: *const $value,
@@ -174,41 +183,57 @@ const CREATE: u64 = 1;
 
 /// The thread's state, if it has any.
 #[inline(always)]
-pub fn thread_of(task: Task) -> Option<&'static mut Thread> {
+pub(crate) fn thread_of(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: the helper returns NULL or a value that lives as long as this program runs.
-    unsafe { bpf_task_storage_get(ONGOING_TASK.as_ptr(), task.0.cast_mut().cast(), ptr::null_mut(), 0).cast::<Thread>().as_mut() }
+    unsafe {
+        bpf_task_storage_get(ONGOING_TASK.as_ptr(), task.0.cast_mut().cast(), ptr::null_mut(), 0)
+            .cast::<Thread>()
+            .as_mut()
+    }
 }
 
 /// The thread's state, made if need be. Never called under the run queue's lock: making it allocates.
 #[inline(always)]
-pub fn thread_of_or_new(task: Task) -> Option<&'static mut Thread> {
+pub(crate) fn thread_of_or_new(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: as in `thread_of`.
-    unsafe { bpf_task_storage_get(ONGOING_TASK.as_ptr(), task.0.cast_mut().cast(), ptr::null_mut(), CREATE).cast::<Thread>().as_mut() }
+    unsafe {
+        bpf_task_storage_get(ONGOING_TASK.as_ptr(), task.0.cast_mut().cast(), ptr::null_mut(), CREATE)
+            .cast::<Thread>()
+            .as_mut()
+    }
 }
 
 /// The connection's state, if it has any.
 #[inline(always)]
-pub fn connection_of(sk: *const c_void) -> Option<&'static mut Connection> {
+pub(crate) fn connection_of(sk: *const c_void) -> Option<&'static mut Connection> {
     // SAFETY: as in `thread_of`.
-    unsafe { bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), 0).cast::<Connection>().as_mut() }
+    unsafe {
+        bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), 0)
+            .cast::<Connection>()
+            .as_mut()
+    }
 }
 
 #[inline(always)]
-pub fn connection_of_or_new(sk: *const c_void) -> Option<&'static mut Connection> {
+pub(crate) fn connection_of_or_new(sk: *const c_void) -> Option<&'static mut Connection> {
     // SAFETY: as in `thread_of`.
-    unsafe { bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE).cast::<Connection>().as_mut() }
+    unsafe {
+        bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
+            .cast::<Connection>()
+            .as_mut()
+    }
 }
 
 /// The build slot under which a process is watched, 0 for none.
 #[inline(always)]
-pub fn slot_of(tgid: u32) -> u16 {
+pub(crate) fn slot_of(tgid: u32) -> u16 {
     let Some(slots) = TGID_SLOTS.get_ptr(0) else { return 0 };
     // SAFETY: the mask keeps the index inside the array; the agent writes elements whole.
     unsafe { slots.cast::<u16>().add((tgid & (abi::MAX_TGID - 1)) as usize).read_volatile() }
 }
 
 #[inline(always)]
-pub fn set_slot(tgid: u32, slot: u16) {
+pub(crate) fn set_slot(tgid: u32, slot: u16) {
     let Some(slots) = TGID_SLOTS.get_ptr_mut(0) else { return };
     // SAFETY: as in `slot_of`.
     unsafe { slots.cast::<u16>().add((tgid & (abi::MAX_TGID - 1)) as usize).write_volatile(slot) }

@@ -11,7 +11,7 @@ macro_rules! globals {
             static $name: $type = 0;
 
             #[inline(always)]
-            pub fn $read() -> $type {
+            pub(crate) fn $read() -> $type {
                 // SAFETY: a static; volatile because the loader replaces the value the compiler sees.
                 unsafe { read_volatile(from_ref(&$name)) }
             }
@@ -34,43 +34,46 @@ globals! {
     OFF_SOCKET_SK, socket_sk: u32;
     /// Key of the path hashes, drawn by the agent.
     HASH_KEY, hash_key: u64;
-    /// Set by the agent, compared by the contract test.
-    ABI_VERSION, abi_version: u32;
 }
+
+/// Not set but read by the agent, which refuses an object of another version.
+#[used]
+#[unsafe(no_mangle)]
+static ABI_VERSION: u32 = watchdog_common::abi::ABI_VERSION;
 
 /// A `struct task_struct *` that the verifier trusts.
 #[derive(Clone, Copy)]
-pub struct Task(pub *const u8);
+pub(crate) struct Task(pub(crate) *const u8);
 
 impl Task {
     #[inline(always)]
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         // SAFETY: a helper without arguments; allowed in tracing programs.
         Self(unsafe { aya_ebpf::helpers::generated::bpf_get_current_task_btf() }.cast())
     }
 
     #[inline(always)]
-    pub fn pid(self) -> u32 {
+    pub(crate) fn pid(self) -> u32 {
         // SAFETY: BTF pointer plus the offset of a u32 member; faults read as zero.
         unsafe { read_volatile(self.0.add(task_pid() as usize).cast()) }
     }
 
     #[inline(always)]
-    pub fn tgid(self) -> u32 {
+    pub(crate) fn tgid(self) -> u32 {
         // SAFETY: as in `pid`.
         unsafe { read_volatile(self.0.add(task_tgid() as usize).cast()) }
     }
 
     /// The scheduler's own on-CPU time in nanoseconds; exact only while the task is switched out.
     #[inline(always)]
-    pub fn sum_exec_ns(self) -> u64 {
+    pub(crate) fn sum_exec_ns(self) -> u64 {
         // SAFETY: as in `pid`, a u64 member.
         unsafe { read_volatile(self.0.add(task_sum_exec() as usize).cast()) }
     }
 
     /// Threads of the process that have not exited.
     #[inline(always)]
-    pub fn live_threads(self) -> u32 {
+    pub(crate) fn live_threads(self) -> u32 {
         // SAFETY: a pointer member of the task, then an atomic_t member of what it points to; faults read as zero.
         unsafe {
             let signal: *const u8 = read_volatile(self.0.add(task_signal() as usize).cast());

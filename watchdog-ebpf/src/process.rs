@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::warn;
 use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind, RequestFlags};
 
 use crate::counters;
@@ -10,16 +11,18 @@ use crate::offsets::Task;
 use crate::request::{charge, finish, flush, now_ns, unbind};
 
 #[inline(always)]
-fn tell(kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u16) {
-    let event = ProcessEvent { mono_ns: now_ns(), tgid, parent_tgid, kind: kind as u32, build_slot: u32::from(slot) };
+fn tell(ctx: &BtfTracePointContext, kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u16) {
+    let event =
+        ProcessEvent { mono_ns: now_ns(), tgid, parent_tgid, kind: kind as u32, build_slot: u32::from(slot) };
     if PROCESSES.output(event, 0).is_err() {
         counters::lost(Loss::ProcessRingFull);
+        warn!(ctx, "no room to tell of process {}: the next scan will find it", tgid);
     }
 }
 
 /// `sched_process_fork(task_struct *parent, task_struct *child)`, before the child runs.
 #[btf_tracepoint]
-pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent = Task(ctx.arg::<*const u8>(0)).tgid();
     let slot = slot_of(parent);
     if slot == 0 {
@@ -28,7 +31,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let child = Task(ctx.arg::<*const u8>(1)).tgid();
     if child != parent {
         set_slot(child, slot);
-        tell(ProcessEventKind::Fork, child, parent, slot);
+        tell(&ctx, ProcessEventKind::Fork, child, parent, slot);
     }
     0
 }
@@ -36,15 +39,15 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 /// `sched_process_exec(task_struct *p, pid_t old_pid, linux_binprm *bprm)`: told for every process of the host, so
 /// that a service is noticed before its first request.
 #[btf_tracepoint]
-pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let tgid = Task(ctx.arg::<*const u8>(0)).tgid();
-    tell(ProcessEventKind::Exec, tgid, 0, slot_of(tgid));
+    tell(&ctx, ProcessEventKind::Exec, tgid, 0, slot_of(tgid));
     0
 }
 
 /// `sched_process_exit(task_struct *p)`, in the context of the thread that ends.
 #[btf_tracepoint]
-pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<*const u8>(0));
     let tgid = task.tgid();
     let slot = slot_of(tgid);
@@ -82,6 +85,6 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         }
     }
     set_slot(tgid, 0);
-    tell(ProcessEventKind::Exit, tgid, 0, slot);
+    tell(&ctx, ProcessEventKind::Exit, tgid, 0, slot);
     0
 }

@@ -12,14 +12,14 @@ compile_error!("the registers of a system call are known for x86_64 only");
 
 /// Bytes in user memory.
 #[derive(Clone, Copy)]
-pub struct UserBytes {
-    pub address: u64,
-    pub len: u64,
+pub(crate) struct UserBytes {
+    pub(crate) address: u64,
+    pub(crate) len: u64,
 }
 
 /// What a system call does with a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Via {
+pub(crate) enum Via {
     /// The buffer is an argument.
     Buffer,
     /// The argument is an array of `struct iovec`.
@@ -32,22 +32,22 @@ pub enum Via {
     Unknown,
 }
 
-pub mod call {
-    pub const READ: u64 = 0;
-    pub const WRITE: u64 = 1;
-    pub const READV: u64 = 19;
-    pub const WRITEV: u64 = 20;
-    pub const SENDFILE: u64 = 40;
-    pub const SENDTO: u64 = 44;
-    pub const RECVFROM: u64 = 45;
-    pub const SENDMSG: u64 = 46;
-    pub const RECVMSG: u64 = 47;
-    pub const FUTEX: u64 = 202;
-    pub const SPLICE: u64 = 275;
-    pub const RECVMMSG: u64 = 299;
-    pub const SENDMMSG: u64 = 307;
-    pub const IO_URING_ENTER: u64 = 426;
-    pub const FUTEX_WAKE: u64 = 454;
+pub(crate) mod call {
+    pub(crate) const READ: u64 = 0;
+    pub(crate) const WRITE: u64 = 1;
+    pub(crate) const READV: u64 = 19;
+    pub(crate) const WRITEV: u64 = 20;
+    pub(crate) const SENDFILE: u64 = 40;
+    pub(crate) const SENDTO: u64 = 44;
+    pub(crate) const RECVFROM: u64 = 45;
+    pub(crate) const SENDMSG: u64 = 46;
+    pub(crate) const RECVMSG: u64 = 47;
+    pub(crate) const FUTEX: u64 = 202;
+    pub(crate) const SPLICE: u64 = 275;
+    pub(crate) const RECVMMSG: u64 = 299;
+    pub(crate) const SENDMMSG: u64 = 307;
+    pub(crate) const IO_URING_ENTER: u64 = 426;
+    pub(crate) const FUTEX_WAKE: u64 = 454;
 }
 
 /// Offsets in x86_64's `struct pt_regs`, part of the ptrace interface.
@@ -57,15 +57,15 @@ const ORIG_RAX: usize = 120;
 
 /// The system call of a task, by its saved registers.
 #[derive(Clone, Copy)]
-pub struct SystemCall {
+pub(crate) struct SystemCall {
     registers: *const u8,
     /// As a signed number it is negative when the task entered the kernel by an interrupt.
-    pub number: u64,
+    pub(crate) number: u64,
 }
 
 impl SystemCall {
     #[inline(always)]
-    pub fn of(task: Task) -> Self {
+    pub(crate) fn of(task: Task) -> Self {
         // SAFETY: the helper takes a trusted task and returns its pt_regs, a BTF pointer; loads that fault read zero.
         unsafe {
             let registers = bpf_task_pt_regs(task.0.cast_mut().cast()) as *const u8;
@@ -87,7 +87,7 @@ impl SystemCall {
 
     /// True for the calls by which one thread gives work to another: a futex, or a write to a pipe or eventfd.
     #[inline(always)]
-    pub fn hands_over(self) -> bool {
+    pub(crate) fn hands_over(self) -> bool {
         matches!(
             self.number,
             call::FUTEX | call::FUTEX_WAKE | call::WRITE | call::WRITEV | call::SENDTO | call::SENDMSG
@@ -95,7 +95,7 @@ impl SystemCall {
     }
 
     #[inline(always)]
-    pub fn via(self) -> Via {
+    pub(crate) fn via(self) -> Via {
         match self.number {
             call::READ | call::WRITE | call::RECVFROM | call::SENDTO => Via::Buffer,
             call::READV | call::WRITEV => Via::Vector,
@@ -108,7 +108,7 @@ impl SystemCall {
 
     /// The first stretch of user memory of the call, at most `moved` bytes.
     #[inline(always)]
-    pub fn first_bytes(self, moved: u64) -> Option<UserBytes> {
+    pub(crate) fn first_bytes(self, moved: u64) -> Option<UserBytes> {
         let vector = match self.via() {
             Via::Buffer => return Some(UserBytes { address: self.second(), len: moved }),
             Via::Vector => self.second(),
@@ -120,7 +120,7 @@ impl SystemCall {
 
     /// The last five bytes that the call sent, given how many it moved.
     #[inline(always)]
-    pub fn last_five(self, moved: u64) -> Option<[u8; 5]> {
+    pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
         let (vector, count) = match self.via() {
             Via::Buffer => return read_five(self.second() + moved.checked_sub(5)?),
             Via::Vector => (self.second(), self.third()),
@@ -146,7 +146,7 @@ fn read_u64(address: u64) -> Option<u64> {
 
 /// Copies from user memory; false when it cannot be read.
 #[inline(always)]
-pub fn read_user(to: *mut u8, len: u32, address: u64) -> bool {
+pub(crate) fn read_user(to: *mut u8, len: u32, address: u64) -> bool {
     // SAFETY: `to` has room for `len` bytes (the verifier checks it); the helper tolerates any user address.
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), len, address as *const c_void) == 0 }
 }

@@ -10,14 +10,14 @@ use crate::counters;
 use crate::maps::{Binding, Connection, ONGOING_REQ, SAMPLES, SERIES, Thread};
 
 #[inline(always)]
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_ns() }
 }
 
 /// Moves the on-CPU time since the last charge into what the thread holds. Returns the time of the charge.
 #[inline(always)]
-pub fn charge(thread: &mut Thread) -> u64 {
+pub(crate) fn charge(thread: &mut Thread) -> u64 {
     let now = now_ns();
     let since = thread.segment_mono_ns;
     if since != 0 {
@@ -35,7 +35,7 @@ pub fn charge(thread: &mut Thread) -> u64 {
 
 /// The request under way on a connection, if it is still the one with this number.
 #[inline(always)]
-pub fn ongoing(connection: u64, sequence: u32) -> Option<&'static mut OngoingRequest> {
+pub(crate) fn ongoing(connection: u64, sequence: u32) -> Option<&'static mut OngoingRequest> {
     let request = ONGOING_REQ.get_ptr_mut(connection)?;
     // SAFETY: a live map value; it may be reused while we look, which the number on it shows in all but a few
     // nanoseconds, and then a few nanoseconds go to the connection's next request.
@@ -46,7 +46,7 @@ pub fn ongoing(connection: u64, sequence: u32) -> Option<&'static mut OngoingReq
 /// Hands what the thread holds to its request. Returns the request's flags, or `None` when it is over: then the
 /// time belongs to nobody.
 #[inline(always)]
-pub fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
+pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
     let held = thread.held_ns;
     thread.held_ns = 0;
     if thread.connection != 0
@@ -63,7 +63,7 @@ pub fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
 }
 
 #[inline(always)]
-pub fn unbind(thread: &mut Thread) {
+pub(crate) fn unbind(thread: &mut Thread) {
     thread.connection = 0;
     thread.binding = 0;
     thread.seen = 0;
@@ -72,7 +72,7 @@ pub fn unbind(thread: &mut Thread) {
 /// Leaves the thread's current request because another one comes: what is held goes to the old one, which is
 /// finished when its response is complete or its connection is gone.
 #[inline(always)]
-pub fn leave(thread: &mut Thread, slot: u16, now: u64) {
+pub(crate) fn leave(thread: &mut Thread, slot: u16, now: u64) {
     let flags = flush(thread, slot);
     let over = RequestFlags::COMPLETE | RequestFlags::CLOSED;
     if thread.binding == Binding::OWN && flags.is_some_and(|flags| flags & over != 0) {
@@ -83,7 +83,7 @@ pub fn leave(thread: &mut Thread, slot: u16, now: u64) {
 
 /// What brought a thread to a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     Receive,
     Send,
 }
@@ -92,7 +92,7 @@ pub enum Cause {
 /// what it does next shows whose work that was. So does, at a send, what it holds since it last answered
 /// something or received something: the send says for certain whose work it was.
 #[inline(always)]
-pub fn bind(thread: &mut Thread, connection: u64, sequence: u32, cause: Cause, slot: u16, now: u64) {
+pub(crate) fn bind(thread: &mut Thread, connection: u64, sequence: u32, cause: Cause, slot: u16, now: u64) {
     if thread.connection == connection && thread.sequence == sequence {
         thread.binding = Binding::OWN;
         return;
@@ -115,7 +115,14 @@ pub fn bind(thread: &mut Thread, connection: u64, sequence: u32, cause: Cause, s
 
 /// Begins the connection's next request. False when the map is full.
 #[inline(always)]
-pub fn begin(connection: &mut Connection, thread: &mut Thread, slot: u16, tgid: u32, now: u64, flags: u16) -> bool {
+pub(crate) fn begin(
+    connection: &mut Connection,
+    thread: &mut Thread,
+    slot: u16,
+    tgid: u32,
+    now: u64,
+    flags: u16,
+) -> bool {
     let cookie = connection.cookie;
     // The previous request of this connection ends here, whoever holds it.
     if thread.binding == Binding::OWN && thread.connection == cookie {
@@ -151,7 +158,7 @@ pub fn begin(connection: &mut Connection, thread: &mut Thread, slot: u16, tgid: 
 
 /// Finishes a request: counts it, once, and sends its sample.
 #[inline(always)]
-pub fn finish(connection: u64, sequence: u32, now: u64) {
+pub(crate) fn finish(connection: u64, sequence: u32, now: u64) {
     let Some(request) = ongoing(connection, sequence) else { return };
     let request = *request;
     // Of several that finish the same request, the one whose removal succeeds counts it.

@@ -13,7 +13,7 @@ use crate::request::{finish, flush, now_ns, ongoing, unbind};
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
 /// queue's lock with interrupts off: nothing here may allocate.
 #[btf_tracepoint]
-pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let previous = Task(ctx.arg::<*const u8>(1));
     let next = Task(ctx.arg::<*const u8>(2));
     let previous_slot = slot_of(previous.tgid());
@@ -96,7 +96,7 @@ fn went_idle(thread: &mut Thread, slot: u16, now: u64) {
 /// request on. A thread that has a request of its own keeps it, whoever wakes it: else the hand-over of a lock, such
 /// as Python's, would smear every request over all others.
 #[btf_tracepoint]
-pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     let waker = Task::current();
     let tgid = waker.tgid();
     let slot = slot_of(tgid);
@@ -128,4 +128,3 @@ pub fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     to.seen = 0;
     0
 }
-

@@ -20,33 +20,33 @@ use crate::request::{Cause, begin, bind, charge, flush, ongoing};
 
 /// What a connection is.
 mod kind {
-    pub const UNKNOWN: u32 = 0;
+    pub(crate) const UNKNOWN: u32 = 0;
     /// Requests come in on it.
-    pub const INBOUND: u32 = 1;
+    pub(crate) const INBOUND: u32 = 1;
     /// To a database, a cache, a pipe between threads, or of an unknown protocol.
-    pub const OTHER: u32 = 2;
+    pub(crate) const OTHER: u32 = 2;
     /// Cannot be read: TLS, HTTP/2.
-    pub const OPAQUE: u32 = 3;
+    pub(crate) const OPAQUE: u32 = 3;
 }
 
 /// Where an inbound connection stands.
 mod phase {
     /// A request's head is expected.
-    pub const IDLE: u32 = 0;
+    pub(crate) const IDLE: u32 = 0;
     /// Part of a head was received.
-    pub const HEAD: u32 = 1;
+    pub(crate) const HEAD: u32 = 1;
     /// A request is under way; what is received is its body.
-    pub const REQUEST: u32 = 2;
+    pub(crate) const REQUEST: u32 = 2;
     /// A response is being sent; what is received begins the next request.
-    pub const RESPONSE: u32 = 3;
+    pub(crate) const RESPONSE: u32 = 3;
 }
 
 /// How a response's end is told.
 mod framing {
-    pub const UNKNOWN: u16 = 0;
-    pub const LENGTH: u16 = 1;
-    pub const CHUNKED: u16 = 2;
-    pub const NO_BODY: u16 = 3;
+    pub(crate) const UNKNOWN: u16 = 0;
+    pub(crate) const LENGTH: u16 = 1;
+    pub(crate) const CHUNKED: u16 = 2;
+    pub(crate) const NO_BODY: u16 = 3;
 }
 
 const MSG_PEEK: u32 = 2;
@@ -55,14 +55,14 @@ const TCP_CLOSE: i32 = 7;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint]
-pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     on_receive(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
 /// Core tier: `sock_send_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint]
-pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     on_send(ctx.arg(0), ctx.arg(1));
     0
 }
@@ -77,14 +77,14 @@ macro_rules! tier_a {
     ($($receive:ident, $send:ident;)*) => {$(
         /// Tier A: `(struct socket *sock, struct msghdr *msg, size_t size, int flags)`, at its return.
         #[fexit]
-        pub fn $receive(ctx: FExitContext) -> i32 {
+        pub(crate) fn $receive(ctx: FExitContext) -> i32 {
             on_receive(sk_of(ctx.arg(0)), ctx.arg(4), ctx.arg(3));
             0
         }
 
         /// Tier A: `(struct socket *sock, struct msghdr *msg, size_t size)`, at its return.
         #[fexit]
-        pub fn $send(ctx: FExitContext) -> i32 {
+        pub(crate) fn $send(ctx: FExitContext) -> i32 {
             on_send(sk_of(ctx.arg(0)), ctx.arg(3));
             0
         }
@@ -100,7 +100,7 @@ tier_a! {
 /// `inet_sock_set_state(const struct sock *sk, int oldstate, int newstate)`: the request of a closed connection is
 /// marked, so that a thread that turns to another one ends it.
 #[btf_tracepoint]
-pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if ctx.arg::<i32>(2) != TCP_CLOSE {
         return 0;
     }
@@ -356,7 +356,10 @@ fn send_first(op: &mut Operation) {
     op.connection.kind = kind::OTHER;
     let mut start = [0u8; 16];
     let readable = op.moved >= 16
-        && op.call.first_bytes(op.moved).is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
+        && op
+            .call
+            .first_bytes(op.moved)
+            .is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
     if readable && http::status(&start).is_some() {
         op.connection.kind = kind::INBOUND;
         lost(Loss::Midstream);

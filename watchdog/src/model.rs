@@ -79,8 +79,14 @@ pub enum StatusClass {
 }
 
 impl StatusClass {
-    pub const ALL: [Self; 6] =
-        [Self::None, Self::Informational, Self::Success, Self::Redirect, Self::ClientError, Self::ServerError];
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Informational,
+        Self::Success,
+        Self::Redirect,
+        Self::ClientError,
+        Self::ServerError,
+    ];
 
     /// Of a status code; anything outside 100 to 599 is `None`.
     pub fn of_status(status: u16) -> Self {

@@ -1,10 +1,13 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
+mod cargo;
 mod demo;
 mod paths;
 mod process;
 mod setup;
+mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,12 +25,16 @@ struct Cli {
 enum Command {
     Demo(demo::Args),
     Setup(setup::Args),
+    Test(test::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Setup(args) => setup::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

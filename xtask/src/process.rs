@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -50,28 +52,38 @@ impl Progress {
     }
 }
 
+/// How a program ended.
+pub(crate) struct Ended {
+    /// It exited with 0.
+    pub(crate) success: bool,
+    /// It was killed because its time was over.
+    pub(crate) timed_out: bool,
+    pub(crate) last_lines: VecDeque<String>,
+}
+
 /// Runs a program to its end. Fails with the end of its output when it cannot be run or exits with another code
 /// than 0; the whole output is in `log_name` below the artefacts folder.
 pub(crate) fn run(command: &mut Command, progress: &Progress, log_name: &str) -> Result<()> {
-    let (success, lines) = stream(command, log_name, |line| progress.show(line))?;
-    if !success {
+    let ended = stream(command, log_name, None, |line| progress.show(line))?;
+    if !ended.success {
         bail!(
             "{} failed:\n{}\n(whole output: {})",
             describe(command),
-            lines.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
+            ended.last_lines.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
             paths::artefacts().join(log_name).display()
         );
     }
     Ok(())
 }
 
-/// Runs a program, hands each line of its stdout and stderr to `each`, appends it to the log, and returns whether
-/// it exited with 0 together with the last lines.
+/// Runs a program, hands each line of its stdout and stderr to `each` and appends it to the log. Kills it when it
+/// lives longer than `timeout`.
 pub(crate) fn stream(
     command: &mut Command,
     log_name: &str,
+    timeout: Option<Duration>,
     mut each: impl FnMut(&str),
-) -> Result<(bool, VecDeque<String>)> {
+) -> Result<Ended> {
     let folder = paths::artefacts();
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut log = OpenOptions::new().create(true).append(true).open(folder.join(log_name))?;
@@ -87,19 +99,44 @@ pub(crate) fn stream(
     // The command holds the write ends too; without this the pipe would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
-    let mut last = VecDeque::new();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end_matches('\r');
+    let lines = forward_lines(reader);
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut timed_out = false;
+    let mut last_lines = VecDeque::new();
+    loop {
+        let left =
+            deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let line = match lines.recv_timeout(left) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                timed_out = true;
+                break;
+            }
+        };
         writeln!(log, "{line}")?;
-        each(line);
-        if last.len() == SHOWN_LINES {
-            last.pop_front();
+        each(&line);
+        if last_lines.len() == SHOWN_LINES {
+            last_lines.pop_front();
         }
-        last.push_back(line.to_owned());
+        last_lines.push_back(line);
     }
-    Ok((child.wait()?.success(), last))
+    Ok(Ended { success: child.wait()?.success(), timed_out, last_lines })
+}
+
+/// Reads in a thread of its own, so that the receiver can wait with a deadline.
+fn forward_lines(reader: io::PipeReader) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 /// The stdout of a program that is quick and needs no progress, trimmed; `None` when it failed.

@@ -3,9 +3,10 @@
 //! Each need is a row of [`STEPS`]: how to find it, and how to get it. The other commands call [`ensure`] with the
 //! components they use, so that nobody has to run `setup` by hand.
 
-mod apt;
+pub(crate) mod apt;
 mod install;
 
+use std::env;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -70,14 +71,14 @@ const STEPS: &[Step] = &[
         component: Component::Build,
         name: "Rust compiler for BPF",
         why: "stable Rust has no `core` for the kernel's target",
-        find: || toolchain::find_compiler().map(|compiler| install::describe(&compiler)),
+        find: || prebuilt_object().or_else(|| Some(install::describe(&toolchain::find_compiler()?))),
         get: Get::With(install::compiler),
     },
     Step {
         component: Component::Build,
         name: "bpf-linker",
         why: "links the kernel programs and writes their BTF",
-        find: || toolchain::find_linker().map(|path| path.display().to_string()),
+        find: || prebuilt_object().or_else(|| Some(toolchain::find_linker()?.display().to_string())),
         get: Get::With(install::linker),
     },
     Step {
@@ -204,6 +205,12 @@ fn get_missing(components: &[Component]) -> Result<()> {
         bail!("still missing: {}; the reasons and what to do are above", failed.join(", "));
     }
     Ok(())
+}
+
+/// With an object built elsewhere, the kernel programs are not compiled here.
+fn prebuilt_object() -> Option<String> {
+    let object = env::var_os(toolchain::PREBUILT_OBJECT)?;
+    Some(format!("not needed: {}={}", toolchain::PREBUILT_OBJECT, object.display()))
 }
 
 fn find_any(programs: &[&str]) -> Option<String> {

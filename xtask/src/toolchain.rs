@@ -4,8 +4,8 @@
 //!
 //! * rustup's nightly with the component `rust-src`, which compiles `core` itself (`-Z build-std`);
 //! * a compiler whose sysroot holds `core` for BPF already, as Debian's `rustc-web` with
-//!   `libstd-rust-web-dev-bpf`. `aya-ebpf` needs one unstable feature, which `RUSTC_BOOTSTRAP` grants to that
-//!   crate alone.
+//!   `libstd-rust-web-dev-bpf`. `aya-ebpf` and the kernel programs need an unstable feature each, which
+//!   `RUSTC_BOOTSTRAP` grants to these two crates alone.
 //!
 //! Both link with `bpf-linker`. This file is shared by `watchdog/build.rs` and xtask, hence plain `std`.
 

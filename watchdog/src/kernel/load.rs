@@ -9,6 +9,7 @@ use super::{KernelError, KernelOptions, KernelReport, OBJECT, Tier, offsets};
 const PRIVILEGE: &str = "run as root, or with CAP_BPF and CAP_PERFMON";
 
 pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, KernelReport), KernelError> {
+    check_version()?;
     let globals = offsets::resolve()?;
     let btf = Btf::from_sys_fs().map_err(|error| KernelError::Cannot {
         what: "reading the kernel's type information".into(),
@@ -21,7 +22,6 @@ pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, Kern
         loader.override_global(name, offset, true);
     }
     loader.override_global(global::HASH_KEY, &hash_key, true);
-    loader.override_global(global::ABI_VERSION, &ABI_VERSION, true);
     if let Some(bytes) = options.sample_ring_bytes {
         loader.map_max_entries(map::SAMPLES, bytes);
     }
@@ -42,6 +42,32 @@ pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, Kern
     }
     attach_sockets(&mut ebpf, &btf, options.only_tier, &mut report)?;
     Ok((ebpf, report))
+}
+
+/// An object that was built elsewhere may be of another version: its maps would be misread.
+fn check_version() -> Result<(), KernelError> {
+    let found = object_version();
+    if found == Some(ABI_VERSION) {
+        return Ok(());
+    }
+    Err(KernelError::Cannot {
+        what: "checking the version of the embedded kernel programs".into(),
+        why: match found {
+            Some(found) => format!("they are of version {found}, the agent needs {ABI_VERSION}"),
+            None => "they do not tell it".into(),
+        },
+        remedy: "build the agent and its kernel programs from the same source".into(),
+    })
+}
+
+fn object_version() -> Option<u32> {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+    let file = object::File::parse(OBJECT).ok()?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(global::ABI_VERSION))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let at = usize::try_from(symbol.address() - section.address()).ok()?;
+    let bytes = section.data().ok()?.get(at..at + 4)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
 fn attach_sockets(
@@ -76,7 +102,8 @@ fn attach_sockets(
             return Ok(());
         }
     }
-    let why = report.degraded.iter().map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ");
+    let why =
+        report.degraded.iter().map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ");
     Err(KernelError::Cannot {
         what: "seeing what is received and sent on sockets".into(),
         why,

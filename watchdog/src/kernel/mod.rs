@@ -72,7 +72,9 @@ impl KernelError {
         Self::Cannot {
             what: what.to_owned(),
             why: load::chain(error),
-            remedy: "the kernel refused an operation on a map; if memory is short, raise MemoryMax of the unit".into(),
+            remedy:
+                "the kernel refused an operation on a map; if memory is short, raise MemoryMax of the unit"
+                    .into(),
         }
     }
 }
@@ -123,7 +125,10 @@ pub struct Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("report", &self.report).field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("report", &self.report)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,7 +139,9 @@ impl Kernel {
         let (mut ebpf, report) = load::load(options, hash_key)?;
         let stats = if options.probe_stats {
             let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
-            Some(stats.map_err(|error| KernelError::map("switching the programs' run-time statistics on", &error))?)
+            Some(stats.map_err(|error| {
+                KernelError::map("switching the programs' run-time statistics on", &error)
+            })?)
         } else {
             None
         };
@@ -143,7 +150,8 @@ impl Kernel {
         let aya::maps::Map::Array(data) = &mapped else {
             return Err(wrong_kind(map::TGID_SLOTS));
         };
-        let tgid_slots = TgidSlots::map(data.fd()).map_err(|error| KernelError::map("mapping the process table", &error))?;
+        let tgid_slots = TgidSlots::map(data.fd())
+            .map_err(|error| KernelError::map("mapping the process table", &error))?;
         let mut kernel = Self {
             report,
             hash_key,
@@ -190,7 +198,9 @@ impl Kernel {
     pub fn verified_instructions(&self) -> Vec<(String, u32)> {
         self.ebpf
             .programs()
-            .filter_map(|(name, program)| Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?)))
+            .filter_map(|(name, program)| {
+                Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+            })
             .collect()
     }
 
@@ -213,7 +223,8 @@ fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, KernelError>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
-    M::try_from(take(ebpf, name)?).map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
+    M::try_from(take(ebpf, name)?)
+        .map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
 }
 
 fn wrong_kind(name: &str) -> KernelError {

@@ -12,7 +12,8 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
     let btf = Btf::from_file(VMLINUX).map_err(|error| KernelError::Cannot {
         what: format!("reading the kernel's type information from {VMLINUX}"),
         why: error.to_string(),
-        remedy: "the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (all current distributions' are)".into(),
+        remedy: "the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (all current distributions' are)"
+            .into(),
     })?;
     let wanted: [(&str, &str, &[&str]); 6] = [
         (global::TASK_PID, "task_struct", &["pid"]),
@@ -28,7 +29,8 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
             offset_of(&btf, root, path).map(|offset| (name, offset)).ok_or_else(|| KernelError::Cannot {
                 what: format!("finding {root}.{} in the kernel's type information", path.join(".")),
                 why: "there is no such field".into(),
-                remedy: "this kernel is newer than this release knows, or heavily patched: please report it".into(),
+                remedy: "this kernel is newer than this release knows, or heavily patched: please report it"
+                    .into(),
             })
         })
         .collect()

@@ -69,7 +69,11 @@ fn split(missing: &[(usize, u64)], sum_ns: u64) -> Vec<(u64, u64)> {
     for &(bucket, count) in missing {
         let (low, high) = edges(bucket);
         let exact = count as f64 * share + carried;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, from 0 to count")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded, from 0 to count"
+        )]
         let upper = (exact.round().max(0.0) as u64).min(count);
         carried = exact - upper as f64;
         for (ns, n) in [(low, count - upper), (high, upper)] {

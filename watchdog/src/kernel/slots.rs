@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, PerCpuValues};
-use watchdog_common::abi::{ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_SERVICES, MAX_WILDCARD_MASKS, STATUS_CLASSES, map};
+use watchdog_common::abi::{
+    ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_SERVICES, MAX_WILDCARD_MASKS, STATUS_CLASSES, map,
+};
 use watchdog_common::http::{method_code, path_hash};
 use watchdog_common::types::{BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns};
 
@@ -13,7 +15,11 @@ use super::{EndpointPattern, Kernel, KernelError, Shared};
 pub(super) const SELF_TEST_SLOT: u16 = MAX_BUILD_SLOTS as u16 - 1;
 
 fn limit(what: String, remedy: &str) -> KernelError {
-    KernelError::Cannot { what, why: "a limit of the kernel programs is reached".into(), remedy: remedy.into() }
+    KernelError::Cannot {
+        what,
+        why: "a limit of the kernel programs is reached".into(),
+        remedy: remedy.into(),
+    }
 }
 
 /// The wildcard positions of a pattern as a mask, and the pattern's key.
@@ -35,12 +41,21 @@ fn key_of(pattern: &EndpointPattern, service: u32, hash_key: u64) -> EndpointKey
 
 impl Kernel {
     /// Tells the kernel a service's endpoint patterns. Patterns without wildcards win over those with.
-    pub fn register_service(&mut self, service: u32, endpoints: &[EndpointPattern]) -> Result<(), KernelError> {
+    pub fn register_service(
+        &mut self,
+        service: u32,
+        endpoints: &[EndpointPattern],
+    ) -> Result<(), KernelError> {
         if service >= MAX_SERVICES {
-            return Err(limit(format!("watching service number {service}"), "watch at most 64 services with one agent"));
+            return Err(limit(
+                format!("watching service number {service}"),
+                "watch at most 64 services with one agent",
+            ));
         }
-        let keys: BTreeMap<u16, EndpointKey> =
-            endpoints.iter().map(|pattern| (pattern.index, key_of(pattern, service, self.hash_key))).collect();
+        let keys: BTreeMap<u16, EndpointKey> = endpoints
+            .iter()
+            .map(|pattern| (pattern.index, key_of(pattern, service, self.hash_key)))
+            .collect();
         let mut masks: Vec<u32> = keys.values().map(|key| key.mask).collect();
         masks.sort_unstable_by_key(|mask| (mask.count_ones(), *mask));
         masks.dedup();
@@ -52,8 +67,11 @@ impl Kernel {
         patterns.masks[..masks.len()].copy_from_slice(&masks);
 
         let mut rules: HashMap<_, Shared<EndpointKey>, u32> = self.opened(map::ENDPOINTS)?;
-        let stale: Vec<EndpointKey> =
-            rules.keys().filter_map(|key| key.ok().map(|key| key.0)).filter(|key| key.service == service).collect();
+        let stale: Vec<EndpointKey> = rules
+            .keys()
+            .filter_map(|key| key.ok().map(|key| key.0))
+            .filter(|key| key.service == service)
+            .collect();
         for key in stale {
             let _ = rules.remove(&Shared(key));
         }
@@ -74,14 +92,17 @@ impl Kernel {
         let slot = (1..SELF_TEST_SLOT)
             .map(|step| (self.last_slot + step - 1) % (SELF_TEST_SLOT - 1) + 1)
             .find(|slot| !self.open.contains_key(slot))
-            .ok_or_else(|| limit("watching one more build".into(), "at most 254 builds run at the same time"))?;
+            .ok_or_else(|| {
+                limit("watching one more build".into(), "at most 254 builds run at the same time")
+            })?;
         self.occupy(slot, service, endpoint_count)?;
         self.last_slot = slot;
         Ok(slot)
     }
 
     pub(super) fn occupy(&mut self, slot: u16, service: u32, endpoint_count: u16) -> Result<(), KernelError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| KernelError::map("counting the CPUs", &error))?;
+        let cpus =
+            aya::util::nr_cpus().map_err(|(_, error)| KernelError::map("counting the CPUs", &error))?;
         let zeros = PerCpuValues::try_from(vec![Shared(Conservation::default()); cpus])
             .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
         self.conservation
@@ -159,7 +180,9 @@ impl Kernel {
 
     fn set_build_slot(&mut self, slot: u16, value: BuildSlot) -> Result<(), KernelError> {
         let mut slots: Array<_, Shared<BuildSlot>> = self.opened(map::BUILD_SLOTS)?;
-        slots.set(u32::from(slot), Shared(value), 0).map_err(|error| KernelError::map("storing a build slot", &error))
+        slots
+            .set(u32::from(slot), Shared(value), 0)
+            .map_err(|error| KernelError::map("storing a build slot", &error))
     }
 
     fn opened<'a, M>(&'a mut self, name: &str) -> Result<M, KernelError>
@@ -173,6 +196,11 @@ impl Kernel {
 
 pub(super) fn series_of(slot: u16, endpoint_count: u16) -> impl Iterator<Item = SeriesKey> {
     (ENDPOINT_OTHER..endpoint_count).flat_map(move |endpoint| {
-        (0..STATUS_CLASSES).map(move |status_class| SeriesKey { build_slot: slot, endpoint, status_class, _pad: 0 })
+        (0..STATUS_CLASSES).map(move |status_class| SeriesKey {
+            build_slot: slot,
+            endpoint,
+            status_class,
+            _pad: 0,
+        })
     })
 }

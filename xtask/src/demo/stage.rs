@@ -310,15 +310,7 @@ fn install_requirements() -> Result<()> {
 /// Builds the agent and the driver; returns the folder that holds them.
 fn build(args: &Args) -> Result<PathBuf> {
     let progress = Progress::start("building the agent and the load driver");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Variables of the cargo that runs this command would make the build scripts run again.
-    for (key, _) in std::env::vars_os() {
-        let key = key.to_string_lossy().into_owned();
-        if key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(key);
-        }
-    }
-    cargo.current_dir(paths::root()).args(["build", "--profile", &args.profile]);
+    let mut cargo = crate::cargo::command(&["build", "--profile", &args.profile]);
     cargo.args(["--package", "watchdog-tests", "--bin", "drive"]);
     if args.agent.is_none() {
         cargo.args(["--package", "load-watchdog", "--bin", "load-watchdog"]);

@@ -19,7 +19,7 @@ pub(crate) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
         bail!("not root; run: sudo apt-get install --no-install-recommends {list}");
     }
     if !packages.iter().all(|package| has_candidate(package)) {
-        process::run(apt_get().arg("update"), progress, LOG)?;
+        process::run(&mut apt_get(&["update"]), progress, LOG)?;
     }
     if let Some(unknown) = packages.iter().find(|package| !has_candidate(package)) {
         bail!(
@@ -27,15 +27,11 @@ pub(crate) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
         );
     }
     let run_install = || {
-        process::run(
-            apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages),
-            progress,
-            LOG,
-        )
+        process::run(apt_get(&["install", "--yes", "--no-install-recommends"]).args(packages), progress, LOG)
     };
     // An index that has aged names files that the mirror has replaced since.
     run_install().or_else(|_| {
-        process::run(apt_get().arg("update"), progress, LOG)?;
+        process::run(&mut apt_get(&["update"]), progress, LOG)?;
         run_install()
     })
 }
@@ -55,9 +51,12 @@ pub(crate) fn has_candidate(package: &str) -> bool {
     )
 }
 
-fn apt_get() -> Command {
+/// `apt-get <arguments>`, asking nothing and waiting for another apt-get instead of failing.
+pub(crate) fn apt_get(arguments: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
-    // Waits for another apt-get instead of failing.
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=300"]);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+        .args(arguments);
     command
 }

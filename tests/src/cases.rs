@@ -1,0 +1,98 @@
+//! The loads under which the kernel's figures must hold.
+
+use anyhow::ensure;
+use watchdog_common::types::Loss;
+
+use crate::load::Step;
+use crate::measure::{Case, Measured};
+
+/// Thread per connection, at several concurrencies, keep-alive and not.
+pub fn concurrencies(requests: u64) -> Vec<Case> {
+    [1, 4, 16]
+        .into_iter()
+        .flat_map(|concurrency| {
+            [
+                Case::new(&format!("keep-alive, concurrency {concurrency}"), &[], concurrency, requests),
+                Case::new(&format!("closing, concurrency {concurrency}"), &[], concurrency, requests)
+                    .closing(),
+            ]
+        })
+        .collect()
+}
+
+/// Ways to share the work among threads and processes.
+pub fn models(requests: u64) -> Vec<Case> {
+    vec![
+        Case::new("pool of 4", &["--model", "pool"], 8, requests),
+        Case::new("pool of 4, closing", &["--model", "pool"], 8, requests).closing(),
+        Case::new("lock handed over", &["--gil"], 8, requests),
+        Case::new("lock handed over in a pool", &["--gil", "--model", "pool"], 8, requests),
+        Case::new("prefork", &["--model", "prefork"], 8, requests).closing(),
+        Case::new("children forked later", &["--model", "prefork", "--refork-after", "10"], 4, requests)
+            .closing(),
+    ]
+}
+
+/// Ways to read a request.
+pub fn reads(requests: u64) -> Vec<Case> {
+    let case = |name: &str, args: &[&str]| Case::new(name, args, 4, requests);
+    let socket = std::env::temp_dir().join(format!("load-watchdog-burn-{}.sock", std::process::id()));
+    // Left over when the server was killed; it does not listen on a path that exists.
+    let _ = std::fs::remove_file(&socket);
+    vec![
+        case("unix socket", &["--listen", &format!("unix:{}", socket.display())]),
+        case("read", &["--read-call", "read"]),
+        case("readv", &["--read-call", "readv"]),
+        case("recvmsg", &["--read-call", "recvmsg"]),
+        case("first read of 24 bytes", &["--first-read", "24"]),
+        case("reads of 7 bytes", &["--read-size", "7"]),
+        case("peek first", &["--peek"]),
+        case("non-blocking", &["--nonblocking"]),
+        case("read before the answer", &["--probe-read", "--nonblocking"]),
+        Case { head_pieces: 5, ..case("head in 5 pieces", &[]) },
+        Case { expect_continue: true, ..case("100-continue", &[]) },
+        Case {
+            steps: vec![
+                Step::post("api_login", "/api/7/login?from=x", "user=ann&password=secret"),
+                Step::post("login", "/login?next=/browse", "user=ann&password=secret"),
+                Step::get("browse", "/browse"),
+            ],
+            ..case("wildcard and query", &[])
+        },
+    ]
+}
+
+/// Ways to send a response, and what happens before it.
+pub fn answers(requests: u64) -> Vec<Case> {
+    let case = |name: &str, args: &[&str]| Case::new(name, args, 4, requests);
+    vec![
+        case("write", &["--write-call", "write"]),
+        case("sendmsg", &["--write-call", "sendmsg"]),
+        case("head, then body", &["--answer", "two"]),
+        case("writev", &["--answer", "writev"]),
+        case("chunked", &["--answer", "chunked"]),
+        case("1 MB body", &["--answer", "large"]),
+        case("sendfile", &["--answer", "sendfile"]),
+        case("streamed with sleeps", &["--answer", "stream"]),
+    ]
+}
+
+pub fn all(requests: u64) -> Vec<Case> {
+    [concurrencies(requests), models(requests), reads(requests), answers(requests)].concat()
+}
+
+/// Every request counted once, every login charged as its own clock says, and nothing lost on the way.
+pub fn judge(measured: &Measured, tolerance: f64) -> anyhow::Result<()> {
+    ensure!(measured.report.failures == 0, "{} requests failed", measured.report.failures);
+    for line in &measured.deviations {
+        ensure!(line.miscounted() == 0, "{}: miscounted by {}", line.endpoint, line.miscounted());
+    }
+    let login = measured.deviation("login")?;
+    ensure!((login.ratio() - 1.0).abs() <= tolerance, "login mean is {:.4} of its own figure", login.ratio());
+    ensure!(measured.coverage() >= 0.95, "coverage is {:.3}", measured.coverage());
+    ensure!(measured.left_ongoing == 0, "{} requests are still held", measured.left_ongoing);
+    for loss in [Loss::SeriesMissing, Loss::SampleRingFull, Loss::UnreadableBuffer, Loss::OngoingFull] {
+        ensure!(measured.lost(loss) == 0, "{} lost by {}", measured.lost(loss), loss.label());
+    }
+    Ok(())
+}

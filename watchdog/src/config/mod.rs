@@ -1,0 +1,251 @@
+//! The configuration: what users write, checked into values that the rest can rely on.
+//!
+//! [`Config::load`] reports every mistake it finds, each with file, line, column, key, what is wrong and what
+//! would be right. Keys are read one by one from TOML's spanned tree, which is what makes that possible: a
+//! derived deserializer stops at the first mistake.
+//!
+//! What this version does not do yet is refused when ignoring it would be unsafe (a webhook, a protocol, a
+//! match that would take in other processes), and a warning when it is only missing (a release window).
+//!
+//! Two endpoints may share requests only when one is plainly the more specific: a literal segment beats `*`,
+//! then a named method beats any method.
+
+mod agent;
+pub mod defaults;
+mod endpoint;
+mod error;
+mod matching;
+mod rollback;
+mod section;
+mod service;
+mod values;
+mod window;
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::model::{EndpointName, ServiceName};
+
+pub use agent::AgentOverrides;
+pub use endpoint::wildcard_mask;
+pub use error::{ConfigError, ConfigErrors};
+pub use rollback::PLACEHOLDERS;
+
+use error::{Fault, Findings};
+use section::Section;
+
+/// Far more than any configuration; a larger file is something else.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A configuration that was checked as a whole.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub agent: AgentConfig,
+    pub services: Vec<ServiceConfig>,
+    /// What was accepted but deserves a word, one sentence each with file and line.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let name = path.display().to_string();
+        let (text, open_to_others) =
+            read_file(path).map_err(|fault| ConfigErrors::whole_file(&name, fault))?;
+        let mut config = Self::parse(&text, &name)?;
+        if open_to_others {
+            config.warnings.push(format!(
+                "{name}: group or others may write it, and whoever does chooses what runs as root; chmod go-w {name}"
+            ));
+        }
+        Ok(config)
+    }
+
+    /// Checks a text; `file_name` is what messages call it.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigErrors> {
+        let mut findings = Findings::new(file_name, text);
+        let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
+        if !syntax.is_empty() {
+            // What the recovered tree would say about keys is as likely an echo of the same mistake.
+            for error in syntax {
+                let message = error.message().replace('\n', ", ");
+                let span = error.span().unwrap_or_default();
+                findings.error(
+                    "",
+                    &span,
+                    Fault::new(format!("not valid TOML: {message}"), "see https://toml.io"),
+                );
+            }
+            return Err(findings.into_errors());
+        }
+        let mut root = Section::root(&document);
+        let agent = agent::read(root.take("agent"), &mut findings);
+        let services = service::read_all(&mut root, &mut findings);
+        root.finish(&mut findings);
+        findings.finish().map(|warnings| Self { agent, services, warnings })
+    }
+}
+
+/// The text, and whether others than its owner may write it.
+fn read_file(path: &Path) -> Result<(String, bool), Fault> {
+    let io = |error: std::io::Error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                format!("name the file with --config; the package's default is {}", defaults::CONFIG_FILE)
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "run it as the user that may read it, usually root".to_owned()
+            }
+            _ => "name a regular file that can be read".to_owned(),
+        };
+        Fault::new(format!("cannot be read: {error}"), remedy)
+    };
+    // A fifo would block the open for ever.
+    let file =
+        std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+        return Err(Fault::new(format!("is {kind}"), "name the configuration file itself"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Fault::new("is over 1 MiB", "name the configuration file itself"));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Fault::new(format!("is not UTF-8 text (line {line})"), "save it as UTF-8")
+    })?;
+    Ok((text, metadata.mode() & 0o022 != 0))
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentConfig {
+    pub listen: SocketAddr,
+    pub state_dir: PathBuf,
+    pub control: PathBuf,
+    pub control_group: String,
+    /// Smallest share of the processes' CPU that must be attributed for a verdict, 0 to 1.
+    pub min_coverage: f64,
+    pub log: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    pub name: ServiceName,
+    pub matcher: Match,
+    pub build: BuildSource,
+    pub protocol: Protocol,
+    pub mode: Mode,
+    /// How long a new build stays on probation.
+    pub guard_for: Duration,
+    /// Probability of a false rollback per deploy, over the whole guard and all budgets together.
+    pub false_rollback_rate: f64,
+    pub endpoints: Vec<EndpointConfig>,
+    pub release_window: Option<ReleaseWindow>,
+    pub rollback: Option<RollbackConfig>,
+}
+
+/// Which processes belong to a service. All conditions that are set must hold (AND); children are included.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    pub unit: Option<String>,
+    pub exe: Option<PathBuf>,
+    pub cmdline: Option<Regex>,
+    pub listen: Option<Listen>,
+    pub cgroup: Option<String>,
+    pub container: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Port(u16),
+    Unix(PathBuf),
+}
+
+/// Where a process's build is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildSource {
+    Auto,
+    Env(String),
+    /// Relative to the process's working directory.
+    File(PathBuf),
+    Symlink(PathBuf),
+    BuildId,
+    Image,
+    Marker,
+    Command(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Auto,
+    Http1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Counts what it would have done.
+    Observe,
+    /// Asks.
+    Approve,
+    /// Acts.
+    Enforce,
+}
+
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    pub name: EndpointName,
+    /// `None`: any method.
+    pub method: Option<String>,
+    /// Exact, or with `*` standing for one whole segment.
+    pub path: String,
+    pub budget: Budget,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Budget {
+    pub mean_cpu: Option<Duration>,
+    /// (p, limit) from keys such as `p99_cpu`, p in 0 to 1.
+    pub quantile_cpu: Vec<(f64, Duration)>,
+    /// Largest ratio to the last good build.
+    pub vs_baseline: Option<f64>,
+    /// Requests per second at peak.
+    pub peak_rate: Option<f64>,
+    /// Largest share of the host's cores at peak, 0 to 1.
+    pub max_host_share: Option<f64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReleaseWindow {
+    /// As written, checked.
+    pub allow: Vec<String>,
+    pub timezone: String,
+    pub on_violation: OnViolation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnViolation {
+    Alert,
+    Rollback,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollbackConfig {
+    /// argv; `{good_build}`, `{bad_build}`, `{service}`, `{endpoint}`, `{incident}` are replaced. Never a shell.
+    pub exec: Vec<String>,
+    pub user: Option<String>,
+    pub timeout: Duration,
+    pub retries: u32,
+    pub cooldown: Duration,
+    pub max_per_day: u32,
+    pub verify_within: Duration,
+}

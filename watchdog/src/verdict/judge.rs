@@ -1,0 +1,336 @@
+//! The judge of one build.
+
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure};
+use super::plan::{EndpointPlan, Meaning, Plan};
+use super::{
+    HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
+};
+use crate::aggregate::{Baseline, ClassAggregate, EndpointAggregate};
+use crate::config::ServiceConfig;
+use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
+use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
+
+/// Judges one build of one service while it is on probation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judge {
+    service: ServiceName,
+    probation: Probation,
+    conditions: Conditions,
+    engine: Engine,
+    meanings: Vec<Meaning>,
+    endpoints: Vec<Watched>,
+    last_end_mono_ns: u64,
+    exceeds: Option<Box<Evidence>>,
+    over_budget: Option<Box<Evidence>>,
+}
+
+/// One endpoint: what it is held to and what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Watched {
+    plan: EndpointPlan,
+    seen: EndpointAggregate,
+}
+
+impl Judge {
+    /// `baseline` is the last good build, or `None` for a service that has none yet.
+    pub fn new(
+        service: &ServiceConfig,
+        probation: Probation,
+        host: HostFacts,
+        baseline: Option<&Baseline>,
+    ) -> Self {
+        let parameters = Parameters {
+            alpha: service.false_rollback_rate,
+            outlier_allowance: probation.outlier_allowance,
+            ..Parameters::default()
+        };
+        let Plan { endpoints, components, meanings } = Plan::new(service, host, baseline, &parameters);
+        let engine = Engine::new(parameters, components)
+            .expect("the plan's limits are positive and its weights sum to 1");
+        let watched = |plan| Watched { plan, seen: EndpointAggregate::default() };
+        Self {
+            service: service.name.clone(),
+            probation,
+            conditions: Conditions::NORMAL,
+            engine,
+            meanings,
+            endpoints: endpoints.into_iter().map(watched).collect(),
+            last_end_mono_ns: 0,
+            exceeds: None,
+            over_budget: None,
+        }
+    }
+
+    /// Warm-up and environment from the next request on. They have to be known before it: record them with the requests.
+    pub fn set_conditions(&mut self, conditions: Conditions) {
+        self.conditions = conditions;
+    }
+
+    /// Requests on unwatched endpoints are passed over.
+    pub fn observe(&mut self, seen: &Observation) {
+        let Some(watched) = endpoint_mut(&mut self.endpoints, seen.endpoint) else { return };
+        if seen.count == 0 {
+            return;
+        }
+        watched.seen.record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        self.last_end_mono_ns = self.last_end_mono_ns.max(seen.end_mono_ns);
+        let class = watched.plan.class_of[seen.class as usize];
+        let x = seen.cpu_ns as f64;
+        if self.conditions.is_warm() {
+            watched.settle_claims(class, x / self.conditions.factor(), seen.count, self.engine.parameters());
+        }
+        let second = seen.end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        self.engine.observe(second, seen.endpoint, class, x, seen.count, self.conditions);
+        if self.exceeds.is_none()
+            && let Some(crossing) = self.engine.violated()
+        {
+            self.exceeds = Some(Box::new(self.evidence_at(crossing, self.engine.max_evidence(), true)));
+        }
+        if self.over_budget.is_none()
+            && let Some(crossing) = self.engine.over_budget()
+        {
+            let overall = self.engine.max_evidence_overall();
+            self.over_budget = Some(Box::new(self.evidence_at(crossing, overall, true)));
+        }
+    }
+
+    /// More CPU of a request that was observed already: in the means, not in the evidence, which has judged it.
+    pub fn continuation(&mut self, endpoint: u16, class: StatusClass, cpu_ns: u64) {
+        if let Some(watched) = endpoint_mut(&mut self.endpoints, endpoint) {
+            watched.seen.continuation(class, cpu_ns);
+        }
+    }
+
+    /// Cheap enough for every tick: no interval is worked out, except that of an earlier decision.
+    pub fn verdict(&self, measured: &Measurability) -> Verdict {
+        if let Some(reason) = self.not_measurable(measured) {
+            return Verdict::NotMeasurable { reason };
+        }
+        if let Some(evidence) = self.exceeds.clone() {
+            return Verdict::Exceeds { evidence };
+        }
+        if let Some(evidence) = self.over_budget.clone() {
+            return Verdict::OverBudgetNotAttributed { evidence };
+        }
+        let evidence = self.as_it_stands(false).map(Box::new);
+        match evidence {
+            Some(evidence) if self.is_cleared() => Verdict::Within { evidence },
+            evidence => Verdict::Undecided { missing: self.missing(), evidence },
+        }
+    }
+
+    /// The evidence as it stands, with the interval, which costs milliseconds: for reports. `None` without a budget or
+    /// without a request.
+    pub fn evidence(&self) -> Option<Evidence> {
+        self.as_it_stands(true)
+    }
+
+    pub fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    pub fn build(&self) -> &BuildId {
+        &self.probation.build
+    }
+
+    pub fn probation(&self) -> &Probation {
+        &self.probation
+    }
+
+    /// Requests on watched endpoints.
+    pub fn requests(&self) -> u64 {
+        self.endpoints.iter().map(|endpoint| endpoint.seen.requests()).sum()
+    }
+
+    /// What each endpoint did and is held to, in the configuration's order: for metrics and `status`.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointFigures<'_>> {
+        self.endpoints.iter().map(Watched::figures)
+    }
+
+    /// Natural logarithm of the largest evidence so far, and of the bar: for the metric.
+    pub fn log_evidence(&self) -> (f64, f64) {
+        (libm::log(self.engine.max_evidence()), libm::log(self.engine.parameters().bar()))
+    }
+
+    fn not_measurable(&self, measured: &Measurability) -> Option<NotMeasurable> {
+        if let Some(why) = measured.blind.clone() {
+            return Some(NotMeasurable::Blind { why });
+        }
+        let needed = measured.min_coverage;
+        if let Some(coverage) = measured.coverage
+            && (coverage.is_nan() || coverage < needed)
+        {
+            return Some(NotMeasurable::Coverage { coverage, needed });
+        }
+        let (lost, seen) = (measured.lost_requests, self.requests());
+        (lost as f64 > MAX_LOST_SHARE * (lost + seen) as f64).then_some(NotMeasurable::Lost { lost, seen })
+    }
+
+    fn is_cleared(&self) -> bool {
+        let mut claims = self.endpoints.iter().flat_map(|endpoint| &endpoint.plan.claims).peekable();
+        let missing = self.endpoints.iter().any(|endpoint| endpoint.plan.missing.is_some());
+        claims.peek().is_some() && !missing && claims.all(|claim| claim.clearance.cleared_after().is_some())
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        let judged = |watched: &&Watched| !watched.plan.claims.is_empty() || watched.plan.missing.is_some();
+        let mut missing: Vec<Missing> = Vec::new();
+        for watched in self.endpoints.iter().filter(judged) {
+            if watched.seen.requests() == 0 {
+                missing.push(Missing::Requests { endpoint: watched.plan.name.clone() });
+            }
+            missing.extend(watched.plan.missing.clone());
+        }
+        if !self.endpoints.iter().any(|watched| judged(&watched)) {
+            missing.push(Missing::Budget);
+        } else if self.engine.requests() > 0 {
+            missing.push(Missing::Evidence { requests: self.engine.requests() });
+        }
+        missing
+    }
+
+    /// As if a component had just crossed the bar: the one that speaks most against the build, or when none does, the one
+    /// with most of the CPU.
+    fn leading(&self) -> Option<Crossing> {
+        let seen = |index: usize| self.seen_cpu_ns(index);
+        let components = 0..self.engine.components().len();
+        let suspect = |index: &usize| seen(*index) > 0 && self.engine.component_evidence(*index) > 1.0;
+        let weighted =
+            |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
+        let strongest =
+            components.clone().filter(suspect).max_by(|&a, &b| weighted(a).total_cmp(&weighted(b)));
+        // The first of several: an absolute budget comes before a class.
+        let component = strongest.or_else(|| components.rev().max_by_key(|&index| seen(index)))?;
+        let index = self.engine.components()[component].scope.endpoint;
+        let requests = endpoint(&self.endpoints, index)?.seen.requests();
+        let second = self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let requests_in_all = self.engine.requests();
+        (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
+    }
+
+    /// CPU of the requests that a component has looked at.
+    fn seen_cpu_ns(&self, component: usize) -> u64 {
+        let scope = self.engine.components()[component].scope;
+        let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
+        let own =
+            |class: StatusClass| scope.class.is_none_or(|own| watched.plan.class_of[class as usize] == own);
+        watched.seen.classes().filter(|(class, _)| own(*class)).map(|(_, seen)| seen.cpu_ns).sum()
+    }
+
+    fn as_it_stands(&self, with_interval: bool) -> Option<Evidence> {
+        self.leading().map(|crossing| self.evidence_at(crossing, self.engine.max_evidence(), with_interval))
+    }
+
+    fn evidence_at(&self, crossing: Crossing, evidence: f64, with_interval: bool) -> Evidence {
+        let component = &self.engine.components()[crossing.component];
+        let meaning = &self.meanings[crossing.component];
+        let watched = endpoint(&self.endpoints, component.scope.endpoint)
+            .expect("components are about configured endpoints");
+        let class_of = &watched.plan.class_of;
+        let of_outcome =
+            |class: StatusClass| component.scope.class.is_none_or(|own| class_of[class as usize] == own);
+        let seen = watched.seen.pooled(of_outcome);
+        let scale_ns = match component.kind {
+            Kind::Mean => component.limit,
+            Kind::Quantile { .. } => watched.plan.scale_ns.unwrap_or(component.limit),
+        };
+        Evidence {
+            schema: EVIDENCE_SCHEMA,
+            service: self.service.clone(),
+            build: self.probation.build.clone(),
+            endpoint: watched.plan.name.clone(),
+            budget: meaning.budget,
+            outcome: meaning.outcome,
+            measure: match component.kind {
+                Kind::Mean => Measure::Mean,
+                Kind::Quantile { p } => Measure::Quantile { p },
+            },
+            requests: crossing.requests,
+            outcome_requests: seen.requests,
+            above_limit: seen.requests_above(component.limit),
+            limit_cpu_seconds: component.limit * 1e-9,
+            mean_cpu_seconds: seen.mean_ns().unwrap_or(0.0) * 1e-9,
+            interval_cpu_seconds: with_interval
+                .then(|| interval_seconds(&seen, scale_ns, self.engine.parameters().cap)),
+            baseline: meaning.baseline.clone(),
+            projected_host_share: watched.figures().projected_host_share,
+            log_evidence: libm::log(evidence),
+            log_bar: libm::log(self.engine.parameters().bar()),
+            second: crossing.second,
+            last_end_mono_ns: self.last_end_mono_ns,
+        }
+    }
+}
+
+/// An endpoint's requests on the build. Times are on-CPU seconds per request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EndpointFigures<'a> {
+    pub name: &'a EndpointName,
+    pub requests: u64,
+    /// `None` without requests.
+    pub mean_cpu_seconds: Option<f64>,
+    /// The stricter of `mean_cpu` and the host's share.
+    pub limit_cpu_seconds: Option<f64>,
+    pub baseline: Option<&'a BaselineFigures>,
+    /// Mean over what is allowed, by the budget it is nearest to (or furthest over); 1 is just within.
+    pub budget_ratio: Option<f64>,
+    /// Share of the host's cores at `peak_rate`; 1 is the whole host.
+    pub projected_host_share: Option<f64>,
+}
+
+impl Watched {
+    fn figures(&self) -> EndpointFigures<'_> {
+        let plan = &self.plan;
+        let mean = self.seen.mean_ns().map(|ns| ns * 1e-9);
+        let limit = plan.mean_limit_ns.map(|ns| ns * 1e-9);
+        let relative = plan.ratio.zip(plan.baseline.as_ref()).map(|(ratio, b)| ratio * b.mean_cpu_seconds);
+        let strictest = limit.into_iter().chain(relative).min_by(f64::total_cmp);
+        EndpointFigures {
+            name: &plan.name,
+            requests: self.seen.requests(),
+            mean_cpu_seconds: mean,
+            limit_cpu_seconds: limit,
+            baseline: plan.baseline.as_ref(),
+            budget_ratio: mean.zip(strictest).map(|(mean, allowed)| mean / allowed),
+            projected_host_share: mean.zip(plan.peak_rate_per_core).map(|(mean, rate)| mean * rate),
+        }
+    }
+
+    fn settle_claims(&mut self, class: u8, x: f64, count: u64, parameters: &Parameters) {
+        for claim in &mut self.plan.claims {
+            if claim.class.is_none_or(|own| own == class) {
+                let z = match claim.kind {
+                    Kind::Mean => x / claim.limit_ns,
+                    Kind::Quantile { p } if x > claim.limit_ns => 1.0 / (1.0 - p),
+                    Kind::Quantile { .. } => 0.0,
+                };
+                claim.clearance.settle(z, count, parameters.min_requests, 1.0 / parameters.beta);
+            }
+        }
+    }
+}
+
+/// Index 0 is "other", which no budget is about.
+fn endpoint_mut(endpoints: &mut [Watched], index: u16) -> Option<&mut Watched> {
+    endpoints.get_mut(usize::from(index.checked_sub(1)?))
+}
+
+fn endpoint(endpoints: &[Watched], index: u16) -> Option<&Watched> {
+    endpoints.get(usize::from(index.checked_sub(1)?))
+}
+
+fn interval_seconds(seen: &ClassAggregate, scale_ns: f64, cap: f64) -> (f64, f64) {
+    let values: Vec<Weighted> = seen
+        .sketch
+        .buckets()
+        .map(|bucket| Weighted {
+            low: bucket.low as f64 / scale_ns,
+            high: bucket.high as f64 / scale_ns,
+            count: bucket.count,
+        })
+        .collect();
+    let found = interval(&values, cap);
+    (found.lower * scale_ns * 1e-9, found.upper * scale_ns * 1e-9)
+}

@@ -1,0 +1,243 @@
+//! What is to be made of a build: within its budgets, over them, not yet known, or not measurable.
+//!
+//! One [`Judge`] per service and build on probation. The agent feeds it every finished watched request as an
+//! [`Observation`] and asks for the [`Verdict`] once per tick:
+//!
+//! ```
+//! use watchdog::verdict::{HostFacts, Judge, Measurability, Observation, Probation, Verdict};
+//! # fn example(service: &watchdog::config::ServiceConfig, samples: &[watchdog_common::types::Sample]) {
+//! let probation = Probation::new("9f3c".into(), 1_000_000_000);
+//! let mut judge = Judge::new(service, probation, HostFacts { cores: 4.0 }, None);
+//! for observation in samples.iter().filter_map(Observation::of_sample) {
+//!     judge.observe(&observation);
+//! }
+//! if let Verdict::Exceeds { evidence } = judge.verdict(&Measurability::default()) {
+//!     println!("{}", evidence.sentence());
+//! }
+//! # }
+//! ```
+//!
+//! A judge is a value: it serialises to JSON, goes on bit for bit where it was saved, and the same observations always
+//! give the same evidence.
+
+#![forbid(unsafe_code)]
+
+mod evidence;
+mod judge;
+mod plan;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use watchdog_common::types::{RequestFlags, Sample};
+
+use crate::kernel::tick::RebuiltRequests;
+use crate::model::{BuildId, EndpointName, StatusClass};
+
+pub use evidence::{BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, Evidence, Measure, Outcome};
+pub use judge::{EndpointFigures, Judge};
+
+/// What the judge knows of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Cores that the service may use.
+    pub cores: f64,
+}
+
+/// The build on probation, since when, and how it is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probation {
+    pub build: BuildId,
+    /// When the build was first seen, `CLOCK_MONOTONIC`.
+    pub began_mono_ns: u64,
+    /// So many arbitrary outliers per budget cannot make evidence. 3 suits a service with hiccups of many seconds or less
+    /// than a request per second; it costs about twice the requests.
+    pub outlier_allowance: usize,
+}
+
+impl Probation {
+    pub fn new(build: BuildId, began_mono_ns: u64) -> Self {
+        Self { build, began_mono_ns, outlier_allowance: 0 }
+    }
+}
+
+/// `count` finished requests of one figure on a watched endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// When they ended, `CLOCK_MONOTONIC`.
+    pub end_mono_ns: u64,
+    /// On-CPU time of each.
+    pub cpu_ns: u64,
+    pub count: u64,
+    /// As the kernel counts them: 0 is "other", `i + 1` the service's `i`-th configured endpoint.
+    pub endpoint: u16,
+    pub class: StatusClass,
+}
+
+impl Observation {
+    /// `None` for a continuation: its request was observed already; see [`Judge::continuation`].
+    pub fn of_sample(sample: &Sample) -> Option<Self> {
+        (sample.flags & RequestFlags::CONTINUATION == 0).then(|| Self {
+            end_mono_ns: sample.end_mono_ns,
+            cpu_ns: sample.oncpu_ns,
+            count: 1,
+            endpoint: sample.endpoint,
+            class: StatusClass::of_status(sample.status),
+        })
+    }
+
+    /// Requests whose samples were dropped and came as counts in a tick taken at `tick_mono_ns`.
+    pub fn of_rebuilt(rebuilt: &RebuiltRequests, tick_mono_ns: u64) -> impl Iterator<Item = Self> {
+        let (endpoint, class) = (rebuilt.endpoint, StatusClass::of_index(rebuilt.status_class));
+        rebuilt.oncpu_ns.iter().map(move |&(cpu_ns, count)| Self {
+            end_mono_ns: tick_mono_ns,
+            cpu_ns,
+            count,
+            endpoint,
+            class,
+        })
+    }
+}
+
+/// How well the build's requests were measured, since it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurability {
+    /// Share of the CPU of serving that was charged to requests, 0 to 1; `None` while there is nothing to judge it by.
+    pub coverage: Option<f64>,
+    /// From the configuration.
+    pub min_coverage: f64,
+    /// Watched requests that were lost for good: neither sampled nor rebuilt from the histogram.
+    pub lost_requests: u64,
+    /// Why requests cannot be seen at all (TLS, a probe that did not attach), in words.
+    pub blind: Option<String>,
+}
+
+impl Default for Measurability {
+    fn default() -> Self {
+        Self { coverage: None, min_coverage: 0.8, lost_requests: 0, blind: None }
+    }
+}
+
+/// Of all requests, so many may be lost before nothing can be said.
+pub const MAX_LOST_SHARE: f64 = 0.05;
+
+/// Never changes back from [`Verdict::Exceeds`], but gives way to [`Verdict::NotMeasurable`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every budget was shown to be kept, each with an error of at most 1 %. A later [`Self::Exceeds`] remains possible.
+    Within { evidence: Box<Evidence> },
+    /// Over budget, and the build is the reason. The evidence is that of the deciding request.
+    Exceeds { evidence: Box<Evidence> },
+    /// Over an absolute budget, but no outcome became dearer: users do other things. To be told, not rolled back.
+    #[serde(rename = "over_budget_unattributed")]
+    OverBudgetNotAttributed { evidence: Box<Evidence> },
+    /// Not known yet, and what would help.
+    Undecided { missing: Vec<Missing>, evidence: Option<Box<Evidence>> },
+    /// Nothing may be concluded.
+    NotMeasurable { reason: NotMeasurable },
+}
+
+impl Verdict {
+    /// Of [`Self::label`].
+    pub const LABELS: [&str; 5] =
+        ["within", "exceeds", "undecided", "not_measurable", "over_budget_unattributed"];
+
+    /// The value of the `verdict` label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Within { .. } => "within",
+            Self::Exceeds { .. } => "exceeds",
+            Self::OverBudgetNotAttributed { .. } => "over_budget_unattributed",
+            Self::Undecided { .. } => "undecided",
+            Self::NotMeasurable { .. } => "not_measurable",
+        }
+    }
+
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            Self::Within { evidence }
+            | Self::Exceeds { evidence }
+            | Self::OverBudgetNotAttributed { evidence } => Some(evidence),
+            Self::Undecided { evidence, .. } => evidence.as_deref(),
+            Self::NotMeasurable { .. } => None,
+        }
+    }
+
+    /// For people.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Within { evidence } => {
+                format!("build {} is within its budgets after {} requests", evidence.build, evidence.requests)
+            }
+            Self::Exceeds { evidence } => evidence.sentence(),
+            Self::OverBudgetNotAttributed { evidence } => format!(
+                "{}; not attributed to the build: no outcome needs more CPU than before, the mix of requests changed",
+                evidence.finding()
+            ),
+            Self::Undecided { missing, .. } => {
+                let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                format!("undecided: {}", missing.join("; "))
+            }
+            Self::NotMeasurable { reason } => format!("not measurable: {reason}"),
+        }
+    }
+}
+
+/// What an undecided build waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "missing", rename_all = "snake_case")]
+pub enum Missing {
+    /// No endpoint of the service has a budget.
+    Budget,
+    /// The endpoint has had no request yet.
+    Requests { endpoint: EndpointName },
+    /// There is no good build to compare the endpoint with, or it had too few requests.
+    Baseline { endpoint: EndpointName, requests: u64, needed: u64 },
+    /// The requests so far fit a build that is within budget as well as one that is over.
+    Evidence { requests: u64 },
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Budget => f.write_str("no endpoint of the service has a budget in the configuration"),
+            Self::Requests { endpoint } => write!(f, "no {endpoint} request yet"),
+            Self::Baseline { endpoint, requests, needed } => {
+                write!(f, "no good build to compare {endpoint} with ({requests} of {needed} requests)")
+            }
+            Self::Evidence { requests } => {
+                write!(f, "{requests} requests are too few to tell within from over budget")
+            }
+        }
+    }
+}
+
+/// Why nothing may be concluded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum NotMeasurable {
+    Coverage { coverage: f64, needed: f64 },
+    Lost { lost: u64, seen: u64 },
+    Blind { why: String },
+}
+
+impl fmt::Display for NotMeasurable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coverage { coverage, needed } => write!(
+                f,
+                "only {:.0} % of the service's CPU could be charged to requests, {:.0} % needed (min_coverage)",
+                100.0 * coverage,
+                100.0 * needed
+            ),
+            Self::Lost { lost, seen } => {
+                write!(f, "{lost} requests were lost, {seen} seen; `load-watchdog doctor` says why")
+            }
+            Self::Blind { why } => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What a stage found, and how it is read from the output of test programs.
+
+use std::fmt;
+
+/// The end of a test that could not run here: `SKIPPED: why`, on a line of its own.
+const SKIPPED: &str = "SKIPPED: ";
+/// Lines of a stage's failures that are shown.
+const SHOWN_LINES: usize = 200;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+    pub(crate) skip_reasons: Vec<String>,
+    /// What to show of failures.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Counts {
+    pub(crate) fn one_passed() -> Self {
+        Self { passed: 1, ..Self::default() }
+    }
+
+    pub(crate) fn one_failed(why: String) -> Self {
+        Self { failed: 1, failures: vec![why], ..Self::default() }
+    }
+
+    pub(crate) fn one_skipped(why: String) -> Self {
+        Self { skipped: 1, skip_reasons: vec![why], ..Self::default() }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.skip_reasons.extend_from_slice(&other.skip_reasons);
+        self.failures.extend_from_slice(&other.failures);
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Reads the output of one or more test programs of Rust's test harness, run with `--show-output`, line by line.
+///
+/// A test that prints `SKIPPED: why` counts as skipped, although the harness calls it passed.
+#[derive(Default)]
+pub(crate) struct Reader {
+    counts: Counts,
+    /// Skips of the test program whose result is still to come.
+    skipped_here: u64,
+    in_failures: bool,
+}
+
+impl Reader {
+    pub(crate) fn line(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.in_failures = false;
+            self.counts.passed += number_before(result, "passed").saturating_sub(self.skipped_here);
+            self.counts.skipped += std::mem::take(&mut self.skipped_here);
+            self.counts.failed += number_before(result, "failed");
+            let ignored = number_before(result, "ignored");
+            if ignored > 0 {
+                self.counts.skipped += ignored;
+                self.counts.skip_reasons.push(format!("{ignored} marked #[ignore]"));
+            }
+        } else if line == "failures:" {
+            self.in_failures = true;
+        } else if let Some(reason) = line.strip_prefix(SKIPPED) {
+            self.skipped_here += 1;
+            self.counts.skip_reasons.push(reason.to_owned());
+        }
+        if self.in_failures && self.counts.failures.len() < SHOWN_LINES {
+            self.counts.failures.push(format!("  {line}"));
+        }
+    }
+
+    /// The counts, with a failure when `success` tells that cargo failed without any failed test, as when a test
+    /// program crashed or did not compile; `last_lines` say how.
+    pub(crate) fn end(mut self, success: bool, last_lines: impl IntoIterator<Item = String>) -> Counts {
+        if !success && self.counts.failed == 0 {
+            self.counts.failed = 1;
+            self.counts.failures.extend(last_lines.into_iter().map(|line| format!("  {line}")));
+        }
+        self.counts
+    }
+}
+
+/// The number in front of a word, as in `3 passed; 1 failed`; 0 if it is not there.
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.split([';', ',', '.']).find_map(|part| part.trim().strip_suffix(word));
+    before.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Reads a line such as `12 passed, 0 failed, 1 skipped`.
+pub(crate) fn read_summary(line: &str) -> Option<Counts> {
+    let complete = ["passed", "failed", "skipped"].iter().all(|word| line.contains(word));
+    complete.then(|| Counts {
+        passed: number_before(line, "passed"),
+        failed: number_before(line, "failed"),
+        skipped: number_before(line, "skipped"),
+        ..Counts::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, Reader, read_summary};
+
+    fn read(output: &str, success: bool) -> Counts {
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| reader.line(line));
+        reader.end(success, ["error: it did not compile".to_owned()])
+    }
+
+    #[test]
+    fn programs_are_summed_and_skips_are_taken_from_the_passed() {
+        let counts = read(
+            "running 3 tests\ntest a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: not root\n\n\
+             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+             test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n",
+            true,
+        );
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (5, 0, 2));
+        assert_eq!(counts.skip_reasons, ["not root", "1 marked #[ignore]"]);
+    }
+
+    #[test]
+    fn failures_are_kept_with_their_output() {
+        let counts = read(
+            "test b ... FAILED\n\nfailures:\n\n---- b stdout ----\nassertion failed\n\n\
+             test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\nafter\n",
+            false,
+        );
+        assert_eq!((counts.passed, counts.failed), (0, 1));
+        assert!(counts.failures.iter().any(|line| line.contains("assertion failed")), "{counts:?}");
+        assert!(!counts.failures.iter().any(|line| line.contains("after")), "{counts:?}");
+    }
+
+    #[test]
+    fn a_program_that_did_not_get_to_its_tests_is_a_failure() {
+        let counts = read("error: could not compile\n", false);
+        assert_eq!(counts.failed, 1);
+        assert!(counts.failures[0].contains("did not compile"));
+    }
+
+    #[test]
+    fn a_summary_line_is_read_back() {
+        let counts = Counts { passed: 12, failed: 1, skipped: 3, ..Counts::default() };
+        assert_eq!(read_summary(&counts.to_string()), Some(counts));
+        assert_eq!(read_summary("tier core attached"), None);
+    }
+}

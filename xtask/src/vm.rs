@@ -1,0 +1,155 @@
+//! `cargo xtask vm`: runs a program under Debian's kernels, in QEMU.
+//!
+//! The guest is a kernel and an initramfs of busybox, the program and its libraries: no disk, no network but
+//! loopback. QEMU emulates the processor in software, so that it works wherever QEMU runs, nested or not.
+
+mod initramfs;
+mod kernel;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo;
+use crate::paths;
+use crate::process;
+use crate::setup::{self, Component};
+use crate::toolchain;
+
+/// The kernels that the agent has to work on, oldest first.
+pub(crate) const MATRIX: [&str; 2] = ["6.1", "6.12"];
+
+/// What the guest prints last, followed by the program's exit code.
+const EXIT_MARK: &str = "@@exit=";
+const LOG: &str = "vm.log";
+
+/// Boots Debian's kernels in QEMU and runs a program as root in each.
+///
+/// Without a program: `kernel-check` of the package watchdog-tests, which loads every kernel program, attaches them
+/// and measures the burn server. The program and the libraries it needs are copied into the guest; a name that is
+/// no file here is looked for among busybox's commands there.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this kernel series; may be repeated.
+    #[arg(long = "kernel", value_name = "SERIES", default_values = MATRIX)]
+    kernels: Vec<String>,
+    /// Another program to copy into the guest's /bin; may be repeated.
+    #[arg(long = "with", value_name = "FILE")]
+    with: Vec<PathBuf>,
+    /// Seconds after which a guest is ended.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    timeout: u64,
+    /// Program and arguments.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// What is run in the guest.
+pub(crate) struct Payload {
+    /// Program and arguments, as the guest's shell sees them.
+    pub(crate) command: Vec<String>,
+    /// Programs of this machine that lie in the guest's /bin.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// How one guest ended.
+pub(crate) struct Outcome {
+    pub(crate) series: String,
+    pub(crate) exit_code: u8,
+    pub(crate) duration: Duration,
+    /// What the program printed.
+    pub(crate) lines: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Component::Vm])?;
+    let mut payload = match args.command.split_first() {
+        Some((program, arguments)) => payload_of(program, arguments),
+        None => kernel_check(&[])?,
+    };
+    payload.programs.extend(args.with.iter().cloned());
+    let mut code = 0;
+    for series in &args.kernels {
+        let outcome = boot(series, &payload, Duration::from_secs(args.timeout), |line| {
+            println!("[{series}] {line}");
+        })?;
+        println!("[{series}] exit code {} after {:.1} s", outcome.exit_code, outcome.duration.as_secs_f64());
+        code = code.max(outcome.exit_code);
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn payload_of(program: &str, arguments: &[String]) -> Payload {
+    let file = Path::new(program);
+    let (name, programs) = match file.file_name() {
+        Some(name) if file.is_file() => {
+            (format!("/bin/{}", name.to_string_lossy()), vec![file.to_path_buf()])
+        }
+        _ => (program.to_owned(), Vec::new()),
+    };
+    Payload { command: std::iter::once(name).chain(arguments.iter().cloned()).collect(), programs }
+}
+
+/// Builds `kernel-check` and the programs it may start.
+pub(crate) fn kernel_check(arguments: &[&str]) -> Result<Payload> {
+    setup::ensure(&[Component::Build])?;
+    let programs = cargo::programs()?;
+    if !programs.iter().any(|program| program.ends_with("kernel-check")) {
+        bail!("the package watchdog-tests has no program kernel-check");
+    }
+    let command =
+        std::iter::once("/bin/kernel-check").chain(arguments.iter().copied()).map(str::to_owned).collect();
+    Ok(Payload { command, programs })
+}
+
+/// Boots a kernel of `series`, runs the payload, and hands its output line by line to `each`. Fails when the guest
+/// could not be made, did not end within `timeout`, or ended without saying how.
+pub(crate) fn boot(
+    series: &str,
+    payload: &Payload,
+    timeout: Duration,
+    mut each: impl FnMut(&str),
+) -> Result<Outcome> {
+    let kernel = kernel::fetch(series)?;
+    let folder = paths::artefacts().join("vm").join(series);
+    let initramfs = initramfs::pack(&folder, payload, EXIT_MARK)?;
+    let qemu = toolchain::find_program("qemu-system-x86_64").context("no qemu-system-x86_64")?;
+    let mut command = Command::new(qemu);
+    command
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        // A panic reboots at once, which -no-reboot turns into QEMU's end.
+        .args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init"]);
+
+    let started = Instant::now();
+    let mut lines = Vec::new();
+    let mut exit_code = None;
+    let ended = process::stream(&mut command, LOG, Some(timeout), |line| {
+        if let Some(code) = line.strip_prefix(EXIT_MARK) {
+            exit_code = code.trim().parse().ok();
+        } else if exit_code.is_none() {
+            each(line);
+            lines.push(line.to_owned());
+        }
+    })?;
+    let duration = started.elapsed();
+    let Some(exit_code) = exit_code else {
+        let why = if ended.timed_out {
+            format!("did not end within {} s", timeout.as_secs())
+        } else {
+            "ended without the program's exit code: a panic, or QEMU failed".to_owned()
+        };
+        bail!(
+            "the guest with kernel {series} {why}; its last words:\n  {}\n(whole output: {})",
+            ended.last_lines.iter().cloned().collect::<Vec<_>>().join("\n  "),
+            paths::artefacts().join(LOG).display()
+        );
+    };
+    Ok(Outcome { series: series.to_owned(), exit_code, duration, lines })
+}
