@@ -18,7 +18,7 @@ pub const fn bucket_of(ns: u64) -> usize {
     if ns >= 1 << CEIL_BITS {
         return BUCKETS - 1;
     }
-    let octave = 63 - ns.leading_zeros();
+    let octave = ns.ilog2();
     let sub = (ns >> (octave - SUB_BITS)) & ((1 << SUB_BITS) - 1);
     1 + (((octave - FLOOR_BITS) as usize) << SUB_BITS) + sub as usize
 }
@@ -31,9 +31,10 @@ pub const fn edges_ns(bucket: usize) -> (u64, u64) {
     if bucket >= BUCKETS - 1 {
         return (1 << CEIL_BITS, u64::MAX);
     }
-    let octave = FLOOR_BITS + ((bucket - 1) >> SUB_BITS) as u32;
-    let sub = ((bucket - 1) & ((1 << SUB_BITS) - 1)) as u64;
-    let width = 1u64 << (octave - SUB_BITS);
+    let index = (bucket - 1) as u64;
+    let octave = FLOOR_BITS as u64 + (index >> SUB_BITS);
+    let sub = index & ((1 << SUB_BITS) - 1);
+    let width = 1u64 << (octave - SUB_BITS as u64);
     let low = (1u64 << octave) + sub * width;
     (low, low + width)
 }

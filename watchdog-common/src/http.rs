@@ -48,7 +48,7 @@ pub fn opening(head: &[u8], len: usize) -> Opening {
             return if i == 0 && byte == 0x16 { Opening::Tls } else { Opening::Other };
         }
         if i < 8 {
-            method |= (byte as u64) << (8 * i);
+            method |= u64::from(byte) << (8 * i);
         }
         i += 1;
     }
@@ -114,7 +114,7 @@ impl PathHash {
         if byte == b'/' {
             self.close_segment(masks);
         } else {
-            self.segment = mix(self.segment, byte as u64);
+            self.segment = mix(self.segment, u64::from(byte));
         }
     }
 
@@ -130,13 +130,74 @@ impl PathHash {
         let mut m = 0;
         while m < MAX_WILDCARD_MASKS {
             // Arithmetic instead of a branch: the verifier would follow both sides for every segment.
-            let wild = (((masks[m] >> (self.index & 31)) & 1) as u64).wrapping_neg();
+            let wild = u64::from((masks[m] >> (self.index & 31)) & 1).wrapping_neg();
             let piece = (self.segment & !wild) | (WILDCARD & wild);
             self.totals[m] = mix(self.totals[m], piece);
             m += 1;
         }
         self.segment = self.key;
         self.index += 1;
+    }
+}
+
+/// Bytes of a path that are looked at in one step of a scan.
+pub const STEP: usize = 8;
+
+/// Reads a path to its end in steps of [`STEP`] bytes. The kernel lets a helper call the steps, so that its verifier
+/// walks one of them and not all.
+#[derive(Clone, Copy, Debug)]
+pub struct PathScan {
+    pub hash: PathHash,
+    pub masks: [u32; MAX_WILDCARD_MASKS],
+    end: PathEnd,
+}
+
+/// How a scan of a path ended.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathEnd {
+    /// The window ended first.
+    Window = 0,
+    /// The bytes received so far ended first.
+    Received = 1,
+    /// The path did.
+    Path = 2,
+}
+
+impl PathScan {
+    #[inline(always)]
+    pub const fn new(key: u64, masks: [u32; MAX_WILDCARD_MASKS]) -> Self {
+        Self { hash: PathHash::new(key), masks, end: PathEnd::Window }
+    }
+
+    /// How it ended, given how many bytes there were.
+    #[inline(always)]
+    pub fn end(&self, len: usize) -> PathEnd {
+        if self.end as u32 == PathEnd::Received as u32 && len >= HEAD_WINDOW {
+            PathEnd::Window
+        } else {
+            self.end
+        }
+    }
+
+    /// Takes the bytes `at..at + STEP` of `head[..len]`; false when the scan is over.
+    #[inline(always)]
+    pub fn step(&mut self, head: &[u8; 2 * HEAD_WINDOW], at: usize, len: usize) -> bool {
+        let mut k = 0;
+        while k < STEP {
+            if at + k >= len {
+                self.end = PathEnd::Received;
+                return false;
+            }
+            let Some(&byte) = head.get(at + k) else { return false };
+            if ends_path(byte) {
+                self.end = PathEnd::Path;
+                return false;
+            }
+            self.hash.push(byte, &self.masks);
+            k += 1;
+        }
+        true
     }
 }
 
@@ -158,9 +219,14 @@ pub enum Head {
     Other,
 }
 
-/// The kernel's judgement of `head`, composed for user space.
-pub fn request(head: &[u8], masks: &[u32; MAX_WILDCARD_MASKS], key: u64) -> Head {
-    let (method, target) = match opening(head, head.len()) {
+/// The kernel's judgement of the first `len` received bytes, composed for user space.
+pub fn request(
+    head: &[u8; 2 * HEAD_WINDOW],
+    len: usize,
+    masks: &[u32; MAX_WILDCARD_MASKS],
+    key: u64,
+) -> Head {
+    let (method, target) = match opening(head, len) {
         Opening::Partial => return Head::Partial,
         Opening::Tls => return Head::Tls,
         Opening::Http2 => return Head::Http2,
@@ -170,15 +236,14 @@ pub fn request(head: &[u8], masks: &[u32; MAX_WILDCARD_MASKS], key: u64) -> Head
     if head.get(target) != Some(&b'/') {
         return Head::Request(RequestLine { method, path: None });
     }
-    let mut hash = PathHash::new(key);
-    for i in 1..HEAD_WINDOW {
-        let Some(&byte) = head.get(target + i) else { return Head::Partial };
-        if ends_path(byte) {
-            return Head::Request(RequestLine { method, path: Some(hash.finish(masks)) });
-        }
-        hash.push(byte, masks);
+    let mut scan = PathScan::new(key, *masks);
+    let steps = HEAD_WINDOW / STEP;
+    let _ = (0..steps).find(|step| !scan.step(head, target + 1 + step * STEP, len));
+    match scan.end(len) {
+        PathEnd::Received => Head::Partial,
+        PathEnd::Window => Head::Request(RequestLine { method, path: None }),
+        PathEnd::Path => Head::Request(RequestLine { method, path: Some(scan.hash.finish(masks)) }),
     }
-    Head::Request(RequestLine { method, path: None })
 }
 
 /// The hash of a path (with its leading slash) under one set of wildcard positions, as patterns are stored.
@@ -198,7 +263,7 @@ pub fn status(head: &[u8; 16]) -> Option<u16> {
     if version != method_code(b"HTTP/1.") || head[8] != b' ' {
         return None;
     }
-    let digit = |byte: u8| byte.wrapping_sub(b'0') as u16;
+    let digit = |byte: u8| u16::from(byte.wrapping_sub(b'0'));
     let (a, b, c) = (digit(head[9]), digit(head[10]), digit(head[11]));
     if a == 0 || a > 5 || b > 9 || c > 9 {
         return None;
@@ -217,33 +282,60 @@ pub enum Framing {
     Unknown,
 }
 
-/// Finds the framing headers in `head[..len]`.
+/// Finds the framing headers in the first `len` bytes of a response.
+pub fn framing(head: &[u8; 2 * RESPONSE_WINDOW], len: usize) -> Framing {
+    let mut found = None;
+    let _ = (0..RESPONSE_WINDOW / STEP).find(|step| {
+        let mut word = [0u8; STEP];
+        word.copy_from_slice(&head[step * STEP..(step + 1) * STEP]);
+        found = framing_step(head, step * STEP, u64::from_le_bytes(word), len);
+        found.is_some()
+    });
+    found.unwrap_or(Framing::Unknown)
+}
+
+/// One step of [`framing`]: looks for the headers behind the line ends among the eight bytes at `at`, which are also
+/// given as a little-endian word. `None`: not found yet.
 #[inline(always)]
-pub fn framing(head: &[u8; RESPONSE_WINDOW], len: usize) -> Framing {
+pub fn framing_step(head: &[u8; 2 * RESPONSE_WINDOW], at: usize, word: u64, len: usize) -> Option<Framing> {
+    const LINE_ENDS: u64 = 0x0a0a_0a0a_0a0a_0a0a;
+    if at >= len {
+        return Some(Framing::Unknown);
+    }
+    // The classic test for a zero byte; it may also flag a byte behind a true one, which the look below sorts out.
+    let differences = word ^ LINE_ENDS;
+    if differences.wrapping_sub(0x0101_0101_0101_0101) & !differences & 0x8080_8080_8080_8080 == 0 {
+        return None;
+    }
+    let mut k = 0;
+    while k < STEP {
+        if (word >> (8 * k)) & 0xff == 0x0a
+            && let Some(found) = framing_at(head, at + k + 1, len)
+        {
+            return Some(found);
+        }
+        k += 1;
+    }
+    None
+}
+
+/// What the header line that begins at `at` says of the framing; `None` for any other line.
+#[inline(always)]
+fn framing_at(head: &[u8; 2 * RESPONSE_WINDOW], at: usize, len: usize) -> Option<Framing> {
     const LENGTH: &[u8; 15] = b"content-length:";
     const CODING: &[u8; 18] = b"transfer-encoding:";
-    const LAST: usize = RESPONSE_WINDOW - 28;
-    // No header line can begin before the status line's end.
-    let mut i = 12;
-    while i < LAST {
-        if i + CODING.len() >= len {
-            return Framing::Unknown;
-        }
-        if head[i] == b'\n' {
-            let first = head[i + 1] | 0x20;
-            if first == b'c' && is_name(head, i + 1, LENGTH) {
-                return Framing::LengthAt(i + 1 + LENGTH.len());
-            }
-            if first == b't' && is_name(head, i + 1, CODING) {
-                return Framing::Chunked;
-            }
-            if head[i + 1] == b'\r' {
-                return Framing::Unknown;
-            }
-        }
-        i += 1;
+    if at + CODING.len() >= len {
+        return Some(Framing::Unknown);
     }
-    Framing::Unknown
+    let first = *head.get(at)?;
+    if first | 0x20 == b'c' && is_name(head, at, LENGTH) {
+        return Some(Framing::LengthAt(at + LENGTH.len()));
+    }
+    if first | 0x20 == b't' && is_name(head, at, CODING) {
+        return Some(Framing::Chunked);
+    }
+    // An empty line ends the head.
+    if first == b'\r' { Some(Framing::Unknown) } else { None }
 }
 
 /// Reads the value of `Content-Length` at `at`, and tells how many bytes the whole response has at least: the head
@@ -259,7 +351,7 @@ pub fn response_bytes(head: &[u8; 2 * RESPONSE_WINDOW], at: usize) -> u64 {
         let byte = head[at + k];
         let digit = byte.wrapping_sub(b'0');
         if digit <= 9 {
-            value = value.wrapping_mul(10).wrapping_add(digit as u64);
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
         } else if byte != b' ' && byte != b'\t' {
             break;
         }
@@ -269,7 +361,7 @@ pub fn response_bytes(head: &[u8; 2 * RESPONSE_WINDOW], at: usize) -> u64 {
 }
 
 #[inline(always)]
-fn is_name<const N: usize>(head: &[u8; RESPONSE_WINDOW], at: usize, name: &[u8; N]) -> bool {
+fn is_name<const N: usize>(head: &[u8; 2 * RESPONSE_WINDOW], at: usize, name: &[u8; N]) -> bool {
     let mut k = 1;
     while k < N {
         let Some(&byte) = head.get(at + k) else { return false };
@@ -293,8 +385,16 @@ mod tests {
     const KEY: u64 = 0x1234_5678_9abc_def1;
     const NO_MASKS: [u32; MAX_WILDCARD_MASKS] = [0; MAX_WILDCARD_MASKS];
 
+    /// The beginning of `bytes` as the kernel keeps it.
+    fn judge(bytes: &[u8], masks: &[u32; MAX_WILDCARD_MASKS]) -> Head {
+        let mut head = [0u8; 2 * HEAD_WINDOW];
+        let len = bytes.len().min(head.len());
+        head[..len].copy_from_slice(&bytes[..len]);
+        request(&head, len, masks, KEY)
+    }
+
     fn line(head: &[u8], masks: &[u32; MAX_WILDCARD_MASKS]) -> RequestLine {
-        match request(head, masks, KEY) {
+        match judge(head, masks) {
             Head::Request(line) => line,
             other => panic!("{head:?}: {other:?}"),
         }
@@ -331,7 +431,7 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_told_apart() {
-        let of = |bytes: &[u8]| request(bytes, &NO_MASKS, KEY);
+        let of = |bytes: &[u8]| judge(bytes, &NO_MASKS);
         assert_eq!(of(b""), Head::Partial);
         assert_eq!(of(b"GE"), Head::Partial);
         assert_eq!(of(b"GET /lo"), Head::Partial);
@@ -352,7 +452,7 @@ mod tests {
     fn a_path_past_the_window_is_no_path() {
         let mut head = Vec::from(&b"GET /"[..]);
         head.resize(4 + HEAD_WINDOW, b'a');
-        assert!(matches!(request(&head, &NO_MASKS, KEY), Head::Request(RequestLine { path: None, .. })));
+        assert!(matches!(judge(&head, &NO_MASKS), Head::Request(RequestLine { path: None, .. })));
     }
 
     fn padded<const N: usize>(text: &str) -> [u8; N] {
@@ -389,14 +489,12 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), masks in any::<[u32; 4]>()) {
-            let _ = request(&bytes, &masks, KEY);
-            let mut window = [0u8; RESPONSE_WINDOW];
+            let _ = judge(&bytes, &masks);
+            let mut window = [0u8; 2 * RESPONSE_WINDOW];
             let len = bytes.len().min(RESPONSE_WINDOW);
             window[..len].copy_from_slice(&bytes[..len]);
             if let Framing::LengthAt(at) = framing(&window, len) {
-                let mut longer = [0u8; 2 * RESPONSE_WINDOW];
-                longer[..RESPONSE_WINDOW].copy_from_slice(&window);
-                let _ = response_bytes(&longer, at);
+                let _ = response_bytes(&window, at);
             }
         }
 
@@ -405,8 +503,8 @@ mod tests {
             path in "/[a-z0-9/._~-]{0,120}", method in "(GET|POST|PUT|DELETE|OPTIONS)", cut in 0usize..400,
         ) {
             let text = std::format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-            let whole = request(text.as_bytes(), &NO_MASKS, KEY);
-            let part = request(&text.as_bytes()[..cut.min(text.len())], &NO_MASKS, KEY);
+            let whole = judge(text.as_bytes(), &NO_MASKS);
+            let part = judge(&text.as_bytes()[..cut.min(text.len())], &NO_MASKS);
             prop_assert!(part == Head::Partial || part == whole, "{part:?} {whole:?}");
             prop_assert_eq!(whole, Head::Request(RequestLine {
                 method: method_code(method.as_bytes()),

@@ -2,11 +2,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
 use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, MAX_WILDCARD_MASKS};
-use watchdog_common::http::{self, Framing, Opening, PathHash, RESPONSE_WINDOW, ends_path};
+use watchdog_common::http::{self, Framing, Opening, PathEnd, PathScan, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{EndpointKey, Loss, RequestFlags};
 
 use crate::counters::lost;
@@ -278,27 +278,79 @@ fn endpoint_of(op: &Operation, method: u64, len: usize) -> Option<u16> {
     let Some(slot) = BUILD_SLOTS.get(u32::from(op.slot)) else { return Some(ENDPOINT_OTHER) };
     let service = slot.service;
     let Some(patterns) = SERVICES.get(service) else { return Some(ENDPOINT_OTHER) };
-    let masks = patterns.masks;
-    let head = &op.connection.head;
     let target = reloaded(&op.connection.target) & 31;
-    if head[target] != b'/' {
+    if op.connection.head[target] != b'/' {
         return Some(ENDPOINT_OTHER);
     }
-    let mut hash = PathHash::new(offsets::hash_key());
-    let mut i = 1;
-    while i < HEAD_WINDOW {
-        if target + i >= len {
-            return None;
+    let mut path = PathReading {
+        scan: PathScan::new(offsets::hash_key(), patterns.masks),
+        head: &raw const op.connection.head,
+        begin: target as u64 + 1,
+        len: len as u64,
+    };
+    repeat((HEAD_WINDOW / STEP) as u32, read_path, &mut path);
+    match path.scan.end(len) {
+        PathEnd::Received => None,
+        PathEnd::Window => {
+            lost(Loss::LongPath);
+            Some(ENDPOINT_OTHER)
         }
-        let byte = head[target + i];
-        if ends_path(byte) {
-            return Some(look_up(&hash.finish(&masks), &masks, patterns.mask_count, method, service));
+        PathEnd::Path => {
+            let hashes = path.scan.hash.finish(&patterns.masks);
+            Some(look_up(&hashes, &patterns.masks, patterns.mask_count, method, service))
         }
-        hash.push(byte, &masks);
-        i += 1;
     }
-    lost(Loss::LongPath);
-    Some(ENDPOINT_OTHER)
+}
+
+/// Calls `step` with 0, 1, 2, ... until it returns 1. The verifier walks the step once, and not once for each round.
+#[inline(always)]
+fn repeat<T>(rounds: u32, step: unsafe extern "C" fn(u64, *mut T) -> u64, state: &mut T) {
+    let state: *mut T = state;
+    // SAFETY: the helper calls `step` with the round's number and `state`, which outlives the call.
+    unsafe { bpf_loop(rounds, step as *mut c_void, state.cast(), 0) };
+}
+
+#[repr(C)]
+struct PathReading {
+    head: *const [u8; 2 * HEAD_WINDOW],
+    begin: u64,
+    len: u64,
+    scan: PathScan,
+}
+
+unsafe extern "C" fn read_path(round: u64, state: *mut PathReading) -> u64 {
+    // SAFETY: what `endpoint_of` passed; the masks keep the eight bytes inside the buffer.
+    let state = unsafe { &mut *state };
+    let at = (state.begin as usize & 31) + STEP * (round as usize & (HEAD_WINDOW / STEP - 1));
+    // SAFETY: as above.
+    let head = unsafe { &*state.head };
+    u64::from(!state.scan.step(head, at, state.len as usize))
+}
+
+#[repr(C)]
+struct FramingReading {
+    head: *const [u8; 2 * HEAD_WINDOW],
+    len: u64,
+    framing: u64,
+    length_at: u64,
+}
+
+unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64 {
+    // SAFETY: what `begin_response` passed; the mask keeps the word inside the buffer, which is aligned for it.
+    let state = unsafe { &mut *state };
+    let at = STEP * (round as usize & (RESPONSE_WINDOW / STEP - 1));
+    // SAFETY: as above.
+    let (head, word) = unsafe { (&*state.head, state.head.cast::<u8>().add(at).cast::<u64>().read()) };
+    match http::framing_step(head, at, word, state.len as usize) {
+        None => return 0,
+        Some(Framing::LengthAt(at)) => {
+            state.framing = u64::from(framing::LENGTH);
+            state.length_at = at as u64;
+        }
+        Some(Framing::Chunked) => state.framing = u64::from(framing::CHUNKED),
+        Some(Framing::Unknown) => {}
+    }
+    1
 }
 
 #[inline(always)]
@@ -433,16 +485,15 @@ fn begin_response(op: &mut Operation, failed: bool) -> bool {
         if code == 204 || code == 304 {
             op.connection.framing = framing::NO_BODY;
         } else {
-            // SAFETY: the buffer is longer than the window and of the same alignment.
-            let window = unsafe { &*op.connection.head.as_ptr().cast::<[u8; RESPONSE_WINDOW]>() };
-            match http::framing(window, len) {
-                Framing::LengthAt(at) => {
-                    op.connection.framing = framing::LENGTH;
-                    op.connection.target = at as u32;
-                }
-                Framing::Chunked => op.connection.framing = framing::CHUNKED,
-                Framing::Unknown => {}
-            }
+            let mut reading = FramingReading {
+                head: &raw const op.connection.head,
+                len: len as u64,
+                framing: u64::from(framing::UNKNOWN),
+                length_at: 0,
+            };
+            repeat((RESPONSE_WINDOW / STEP) as u32, read_framing, &mut reading);
+            op.connection.framing = reading.framing as u16;
+            op.connection.target = reading.length_at as u32;
         }
     }
     if op.connection.framing == framing::LENGTH {
