@@ -1,1 +1,154 @@
-//! (to come)
+//! Runs the rollback hook: once per incident, journaled before it starts, bounded in time and output.
+//!
+//! The only module that spawns processes. The hook's contract with its authors is docs/hook.md.
+
+mod attempt;
+mod command;
+mod failpoint;
+mod output;
+mod process;
+mod rollback;
+mod settle;
+mod target;
+
+use serde::Serialize;
+
+pub use command::{HookRequest, PAYLOAD_VERSION};
+#[doc(hidden)]
+pub use failpoint::{FailPoint, NoFailPoint, Point};
+pub use rollback::{Rollback, RollbackError, RollbackEvent};
+pub use settle::{Reconciled, reconcile_open, settle};
+
+use crate::config::ServiceConfig;
+use crate::incident::IncidentId;
+use crate::model::EndpointName;
+use crate::store::HookEnd;
+
+/// How one run of the hook ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum HookOutcome {
+    /// Exit 0.
+    Done,
+    /// Exit 75 (`EX_TEMPFAIL`).
+    TryAgain,
+    /// Any other exit status.
+    Failed {
+        code: i32,
+    },
+    Signalled {
+        signal: i32,
+        name: String,
+    },
+    /// Killed with its process group; `forced`: SIGTERM was not enough.
+    TimedOut {
+        after_ms: u64,
+        forced: bool,
+    },
+    /// It ran, and the system does not tell how it ended.
+    Lost {
+        why: String,
+    },
+    /// Nothing was run.
+    NotStarted {
+        why: String,
+    },
+}
+
+impl std::fmt::Display for HookOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => write!(f, "done (exit 0)"),
+            Self::TryAgain => write!(f, "asked to be tried again (exit 75)"),
+            Self::Failed { code: code @ 126 } => {
+                write!(f, "failed (exit {code}: a shell's \"not executable\")")
+            }
+            Self::Failed { code: code @ 127 } => write!(f, "failed (exit {code}: a shell's \"not found\")"),
+            Self::Failed { code } => write!(f, "failed (exit {code})"),
+            Self::Signalled { signal, name } => write!(f, "killed by {name} (signal {signal})"),
+            Self::TimedOut { after_ms, forced } => {
+                let how = if *forced { "SIGKILL, as SIGTERM was not enough" } else { "SIGTERM" };
+                write!(f, "timed out after {after_ms} ms; its process group was ended with {how}")
+            }
+            Self::Lost { why } => write!(f, "ended in a way that cannot be known: {why}"),
+            Self::NotStarted { why } => write!(f, "could not be started: {why}"),
+        }
+    }
+}
+
+/// One run of the hook, as seen from outside.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HookRun {
+    pub outcome: HookOutcome,
+    /// Head and tail of what it wrote, 64 KiB at most, bytes that are not UTF-8 replaced.
+    pub stdout: String,
+    pub stderr: String,
+    pub took_ms: u64,
+    /// What else people should know, such as a background process that keeps the output open.
+    pub notes: Vec<String>,
+}
+
+impl HookRun {
+    pub(crate) fn not_started(why: String) -> Self {
+        Self {
+            outcome: HookOutcome::NotStarted { why },
+            stdout: String::new(),
+            stderr: String::new(),
+            took_ms: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn end(&self) -> HookEnd {
+        let (exit_code, signal) = match self.outcome {
+            HookOutcome::Done => (Some(0), None),
+            HookOutcome::TryAgain => (Some(attempt::EX_TEMPFAIL), None),
+            HookOutcome::Failed { code } => (Some(code), None),
+            HookOutcome::Signalled { signal, .. } => (None, Some(signal)),
+            HookOutcome::TimedOut { .. } | HookOutcome::NotStarted { .. } | HookOutcome::Lost { .. } => {
+                (None, None)
+            }
+        };
+        let notes = self.notes.iter().fold(String::new(), |text, note| text + "; " + note);
+        HookEnd {
+            outcome: format!("{}{notes}", self.outcome),
+            exit_code,
+            signal,
+            stdout: self.stdout.clone(),
+            stderr: self.stderr.clone(),
+        }
+    }
+}
+
+/// There is nothing to test.
+#[derive(Debug, thiserror::Error)]
+#[error("service {0} has no [service.rollback] in the configuration; add one with `exec = [...]`")]
+pub struct NoHook(pub crate::model::ServiceName);
+
+/// Runs a service's hook once with `LOAD_WATCHDOG_TEST=1` and a payload marked as a test.
+///
+/// The builds are called `test-bad-build` and `test-good-build`, so that a hook that ignores the mark finds nothing to
+/// roll back to. Nothing is journaled and nothing is tried again.
+pub async fn hook_test(service: &ServiceConfig) -> Result<HookRun, NoHook> {
+    let hook = service.rollback.as_ref().ok_or_else(|| NoHook(service.name.clone()))?;
+    let now = crate::incident::Moment::now();
+    let request = HookRequest {
+        incident: IncidentId::from(format!("test-{}", now.unix_ms).as_str()),
+        service: service.name.clone(),
+        endpoint: service
+            .endpoints
+            .first()
+            .map_or_else(EndpointName::other, |endpoint| endpoint.name.clone()),
+        bad_build: "test-bad-build".into(),
+        good_build: "test-good-build".into(),
+        reason: "a test of the hook: no build is bad and nothing is to be changed".to_owned(),
+        attempt: 1,
+        test: true,
+        detected_unix_ms: now.unix_ms,
+        evidence: serde_json::json!({ "test": true }),
+    };
+    Ok(match attempt::spawn(hook, &request).await {
+        Ok(running) => running.finish(hook.timeout).await,
+        Err(why) => HookRun::not_started(why.to_string()),
+    })
+}
