@@ -1,5 +1,7 @@
 //! The built binary: what it prints, and its exit codes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -8,10 +8,12 @@
 mod coverage;
 mod judging;
 mod processes;
+mod resume;
 mod rollback;
 mod run;
 mod service;
 mod snapshot;
+mod verifying;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

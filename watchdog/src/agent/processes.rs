@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use watchdog_common::types::{ProcessEvent, ProcessEventKind};
+use watchdog_common::types::{Conservation, ProcessEvent, ProcessEventKind};
 
 use super::service::{Build, Judged};
 use super::{Agent, Slot};
@@ -213,8 +213,11 @@ impl Agent {
             endpoints: service.endpoints.clone(),
         };
         self.totals.open_slot(slot, owner);
-        let entry =
-            Slot { service: place.service, build: place.build.clone(), conservation: Default::default() };
+        let entry = Slot {
+            service: place.service,
+            build: place.build.clone(),
+            conservation: Conservation::default(),
+        };
         self.slots.insert(slot, entry);
         Ok(slot)
     }

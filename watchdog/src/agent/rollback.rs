@@ -6,60 +6,40 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Agent;
-use crate::action::{Reconciled, Rollback, RollbackEvent, reconcile_open};
-use crate::aggregate::MIN_REQUESTS;
-use crate::control::{Outcome, Refusal, RefusalCode};
+use super::verifying::Verifying;
+use crate::action::{Rollback, RollbackEvent};
 use crate::event::Event;
-use crate::incident::{
-    Decision, Facts, Incident, IncidentId, Moment, NewIncident, Reconciliation, State, Step, Verification,
-    VerifyFacts, decide, verify,
-};
+use crate::incident::{Decision, Facts, Incident, IncidentId, Moment, NewIncident, State, Step, decide};
 use crate::model::{BuildId, EndpointName};
 use crate::store::StoreError;
-use crate::verdict::{Evidence, Observation, Verdict};
+use crate::verdict::{Evidence, Verdict};
 
 /// An escalated incident is told again this often, until a person closes it.
 const REMIND_EVERY_NS: u64 = 600_000_000_000;
-/// The bad build serves as long as a request of it, begun after the hook, ended less than this ago.
-const STILL_SERVES_NS: u64 = 3_000_000_000;
-/// Tolerance of "cost is back" for an endpoint without `vs_baseline`.
-const DEFAULT_TOLERANCE: f64 = 1.25;
 const DAY: Duration = Duration::from_hours(24);
 
 /// The incidents under way.
 #[derive(Debug, Default)]
 pub(super) struct Incidents {
-    active: Vec<Active>,
+    pub(super) active: Vec<Active>,
     /// Escalated ones, with when they were last told.
-    escalated: Vec<(Incident, u64)>,
+    pub(super) escalated: Vec<(Incident, u64)>,
     pub(super) saved_mono_ns: u64,
     pub(super) saving: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Active {
-    incident: Incident,
-    service: usize,
-    phase: Phase,
+pub(super) struct Active {
+    pub(super) incident: Incident,
+    pub(super) service: usize,
+    pub(super) phase: Phase,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     AwaitingApproval,
     Hook,
     Verifying(Verifying),
-}
-
-/// What was seen since the hook ended.
-#[derive(Debug)]
-struct Verifying {
-    since_mono_ns: u64,
-    requests: u64,
-    cpu_ns: u64,
-    /// End of the last request of the bad build that began after the hook.
-    bad_end_mono_ns: Option<u64>,
-    /// The good build's own mean, from before.
-    baseline: Option<Duration>,
 }
 
 impl Agent {
@@ -178,7 +158,7 @@ impl Agent {
         self.decide_incident(service, incident);
     }
 
-    fn decide_incident(&mut self, service: usize, incident: Incident) {
+    pub(super) fn decide_incident(&mut self, service: usize, incident: Incident) {
         let decided = self.decision(service, &incident);
         let Some(decision) = self.report("deciding an incident", decided) else { return };
         let step = match decision {
@@ -255,7 +235,7 @@ impl Agent {
     }
 
     /// Journals the intent and runs the hook, in a task of its own: the loop goes on measuring.
-    fn run_hook(&mut self, service: usize, incident: Incident, note: &str) {
+    pub(super) fn run_hook(&mut self, service: usize, incident: Incident, note: &str) {
         let Some(hook) = self.services[service].config.rollback.clone() else { return };
         let (store, events) = (Arc::clone(&self.store), self.rollback_events.clone());
         let (id, note) = (incident.id.clone(), note.to_owned());
@@ -303,13 +283,7 @@ impl Agent {
             }
             RollbackEvent::Verifying { .. } => {
                 let baseline = self.good_mean(index);
-                let seen = Verifying {
-                    since_mono_ns: now_mono_ns,
-                    requests: 0,
-                    cpu_ns: 0,
-                    bad_end_mono_ns: None,
-                    baseline,
-                };
+                let seen = Verifying::since(now_mono_ns, baseline);
                 self.incidents.active[index].phase = Phase::Verifying(seen);
                 "verifying that the good build serves and its cost is back".to_owned()
             }
@@ -322,7 +296,7 @@ impl Agent {
         Event::IncidentStep { service: &name, incident: id.as_str(), step: &step }.emit(&mut self.counters);
     }
 
-    fn escalated(&mut self, incident: Incident, service: usize, outcome: &str, note: &str) {
+    pub(super) fn escalated(&mut self, incident: Incident, service: usize, outcome: &str, note: &str) {
         let name = self.services[service].config.name.clone();
         Event::RollbackEnded {
             service: &name,
@@ -347,124 +321,7 @@ impl Agent {
         }
     }
 
-    /// The good build's mean cost of the incident's endpoint, if enough requests are known.
-    fn good_mean(&mut self, index: usize) -> Option<Duration> {
-        let active = &self.incidents.active[index];
-        let (service, endpoint) = (&self.services[active.service], active.incident.endpoint.clone());
-        let good = active.incident.good_build.clone()?;
-        let aggregate = match service.builds.get(&good) {
-            Some(build) => Ok(build.aggregate.clone()),
-            None => service.stored_aggregate(&self.store, &good),
-        };
-        let aggregate = self.report("reading the ledger", aggregate)?;
-        let figures = aggregate.endpoint(&endpoint).filter(|figures| figures.requests() >= MIN_REQUESTS)?;
-        figures.mean_ns().map(|mean_ns| Duration::from_secs_f64(mean_ns * 1e-9))
-    }
-
-    /// Counts a finished request for the verifications under way.
-    pub(super) fn verify_request(&mut self, slot: u16, seen: &Observation, began_mono_ns: u64) {
-        if self.incidents.active.is_empty() {
-            return;
-        }
-        let Some(slot) = self.slots.get(&slot) else { return };
-        let service = &self.services[slot.service];
-        for active in self.incidents.active.iter_mut().filter(|active| active.service == slot.service) {
-            let Phase::Verifying(verifying) = &mut active.phase else { continue };
-            let of_endpoint =
-                service.endpoints.get(usize::from(seen.endpoint)) == Some(&active.incident.endpoint);
-            if began_mono_ns < verifying.since_mono_ns {
-                continue;
-            }
-            if slot.build == active.incident.bad_build {
-                verifying.bad_end_mono_ns = verifying.bad_end_mono_ns.max(Some(seen.end_mono_ns));
-            } else if of_endpoint && active.incident.good_build.as_ref() == Some(&slot.build) {
-                verifying.requests += seen.count;
-                verifying.cpu_ns += seen.cpu_ns.saturating_mul(seen.count);
-            }
-        }
-    }
-
-    /// Judges the verifications and repeats what is escalated.
-    pub(super) fn carry_incidents(&mut self, now_mono_ns: u64) {
-        let mut ended = Vec::new();
-        for active in &self.incidents.active {
-            if let Phase::Verifying(verifying) = &active.phase {
-                let facts = self.verify_facts(active, verifying, now_mono_ns);
-                match verify(&facts) {
-                    Verification::Pending => {}
-                    outcome => ended.push((active.incident.id.clone(), outcome, facts)),
-                }
-            }
-        }
-        for (id, outcome, facts) in ended {
-            self.end_verification(&id, outcome, &facts);
-        }
-        self.remind(now_mono_ns);
-    }
-
-    fn verify_facts(&self, active: &Active, verifying: &Verifying, now_mono_ns: u64) -> VerifyFacts {
-        let service = &self.services[active.service];
-        let endpoint = service.config.endpoints.iter().find(|e| e.name == active.incident.endpoint);
-        let serves = |build: &BuildId| service.builds.get(build).is_some_and(|b| !b.processes.is_empty());
-        let mean_ns = verifying.cpu_ns.checked_div(verifying.requests);
-        VerifyFacts {
-            good_build_serves: active.incident.good_build.as_ref().is_some_and(serves),
-            bad_build_serves: verifying
-                .bad_end_mono_ns
-                .is_some_and(|end| now_mono_ns.saturating_sub(end) < STILL_SERVES_NS),
-            requests: verifying.requests,
-            mean_cpu: mean_ns.map(Duration::from_nanos),
-            budget: endpoint.and_then(|endpoint| endpoint.budget.mean_cpu),
-            baseline: verifying.baseline,
-            vs_baseline: endpoint.and_then(|e| e.budget.vs_baseline).unwrap_or(DEFAULT_TOLERANCE),
-            since_hook: Duration::from_nanos(now_mono_ns.saturating_sub(verifying.since_mono_ns)),
-            verify_within: service
-                .config
-                .rollback
-                .as_ref()
-                .map_or(crate::config::defaults::VERIFY_WITHIN, |hook| hook.verify_within),
-        }
-    }
-
-    fn end_verification(&mut self, id: &IncidentId, outcome: Verification, facts: &VerifyFacts) {
-        let Some(index) = self.incidents.active.iter().position(|active| active.incident.id == *id) else {
-            return;
-        };
-        let service = self.incidents.active[index].service;
-        let (step, note) = match outcome {
-            Verification::Recovered => (
-                Step::Recover,
-                format!(
-                    "the good build serves, {:.1} ms per request over {} requests, {:.1} s after the hook",
-                    facts.mean_cpu.unwrap_or_default().as_secs_f64() * 1e3,
-                    facts.requests,
-                    facts.since_hook.as_secs_f64()
-                ),
-            ),
-            Verification::Failed(missing) => {
-                (Step::Escalate, format!("the rollback did not help: {missing}"))
-            }
-            Verification::Pending => return,
-        };
-        let advanced = self.store.advance(id, step, &note, &Moment::now());
-        let Some(incident) = self.report("recording an incident's step", advanced) else { return };
-        self.incidents.active.swap_remove(index);
-        if incident.state == State::Escalated {
-            self.escalated(incident, service, "not_recovered", &note);
-            return;
-        }
-        let name = self.services[service].config.name.clone();
-        Event::RollbackEnded {
-            service: &name,
-            incident: id.as_str(),
-            outcome: "recovered",
-            recovered: true,
-            detail: &note,
-        }
-        .emit(&mut self.counters);
-    }
-
-    fn remind(&mut self, now_mono_ns: u64) {
+    pub(super) fn remind(&mut self, now_mono_ns: u64) {
         for (incident, told_mono_ns) in &mut self.incidents.escalated {
             if now_mono_ns.saturating_sub(*told_mono_ns) >= REMIND_EVERY_NS {
                 *told_mono_ns = now_mono_ns;
@@ -477,100 +334,6 @@ impl Agent {
                 .emit(&mut self.counters);
             }
         }
-    }
-
-    /// Settles what an earlier agent left open; before anything else is decided.
-    pub(super) fn reconcile(&mut self) -> Result<(), StoreError> {
-        for Reconciled { incident, next } in reconcile_open(&self.store)? {
-            let service = self.services.iter().position(|s| s.config.name == incident.service);
-            let Some(service) = service else {
-                let why = format!(
-                    "incident {} is of service {}, which is not configured",
-                    incident.id, incident.service
-                );
-                Event::Warning { what: "an open incident is left alone", why: &why }.emit(&mut self.counters);
-                continue;
-            };
-            match next {
-                Reconciliation::Decide => self.decide_incident(service, incident),
-                Reconciliation::Leave if incident.state == State::AwaitingApproval => {
-                    self.incidents.active.push(Active { incident, service, phase: Phase::AwaitingApproval });
-                }
-                Reconciliation::Leave if incident.state == State::Escalated => {
-                    self.incidents.escalated.push((incident, 0));
-                }
-                Reconciliation::Leave => {}
-                Reconciliation::Wait { attempt, process } => {
-                    self.wait_for_hook(service, incident, attempt, process)
-                }
-                Reconciliation::Verify => self.go_on_verifying(service, incident),
-                Reconciliation::Escalate { note } => self.escalated(incident, service, "unknown", &note),
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_for_hook(
-        &mut self,
-        service: usize,
-        incident: Incident,
-        attempt: u32,
-        process: crate::incident::HookProcess,
-    ) {
-        let (store, events, id) =
-            (Arc::clone(&self.store), self.rollback_events.clone(), incident.id.clone());
-        let hook = self.services[service].config.rollback.clone();
-        self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
-        tokio::spawn(async move {
-            let Some(hook) = hook else {
-                escalate(
-                    &store,
-                    id,
-                    "the hook of an earlier agent runs, but none is configured any more",
-                    &events,
-                )
-                .await;
-                return;
-            };
-            let adopted =
-                Rollback::adopt(Arc::clone(&store), hook, &id, attempt, process, events.clone()).await;
-            if let Err(error) = adopted {
-                escalate(&store, id, &format!("the hook could not be waited for: {error}"), &events).await;
-            }
-        });
-    }
-
-    fn go_on_verifying(&mut self, service: usize, incident: Incident) {
-        let ago = incident.state_since.until(&Moment::now());
-        let since_mono_ns =
-            crate::clock::mono_ns().saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX));
-        let seen = Verifying { since_mono_ns, requests: 0, cpu_ns: 0, bad_end_mono_ns: None, baseline: None };
-        self.incidents.active.push(Active { incident, service, phase: Phase::Verifying(seen) });
-        let index = self.incidents.active.len() - 1;
-        let mean = self.good_mean(index);
-        if let Phase::Verifying(verifying) = &mut self.incidents.active[index].phase {
-            verifying.baseline = mean;
-        }
-    }
-
-    /// A person lets a hook run.
-    pub(super) fn approve(&mut self, id: &str, by: &str) -> Outcome {
-        let refuse = |code, message: String| Outcome::Error(Refusal { code, message });
-        let Some(index) = self.incidents.active.iter().position(|active| active.incident.id.as_str() == id)
-        else {
-            return refuse(RefusalCode::NotFound, format!("no incident {id} waits for approval"));
-        };
-        if !matches!(self.incidents.active[index].phase, Phase::AwaitingApproval) {
-            return refuse(RefusalCode::Conflict, format!("incident {id} does not wait for approval"));
-        }
-        let service = self.incidents.active[index].service;
-        if self.services[service].config.rollback.is_none() {
-            let message = "the service has no [service.rollback] to run; add one and reload".to_owned();
-            return refuse(RefusalCode::Conflict, message);
-        }
-        let incident = self.incidents.active[index].incident.clone();
-        self.run_hook(service, incident, &format!("approved by {by}"));
-        Outcome::Done(format!("approved; `load-watchdog incidents show {id}` follows it"))
     }
 
     /// Indices of services change with the configuration; incidents of services that are gone are left to the ledger.
@@ -589,7 +352,7 @@ impl Agent {
 }
 
 /// Escalates in the ledger, if it can be written, and tells the loop either way.
-async fn escalate(
+pub(super) async fn escalate(
     store: &Arc<crate::store::Store>,
     id: IncidentId,
     note: &str,

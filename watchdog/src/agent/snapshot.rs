@@ -1,7 +1,5 @@
 //! What the loop answers between two ticks: commands and scrapes.
 
-use std::collections::HashMap;
-
 use watchdog_common::types::Loss;
 
 use super::Agent;
@@ -15,7 +13,8 @@ use crate::control::{
 use crate::incident::Moment;
 use crate::kernel::Tier;
 use crate::metrics::{self, BuildEvidence, Snapshot};
-use crate::model::{BuildId, EndpointName, ServiceName};
+use crate::model::{BuildId, EndpointName};
+use crate::verdict::Verdict;
 
 impl Agent {
     pub(super) fn answer(&mut self, call: Call) {
@@ -30,8 +29,8 @@ impl Agent {
         let _ = call.reply.send(outcome);
     }
 
-    fn process_counts(&self) -> HashMap<(ServiceName, BuildId), u64> {
-        let mut counts = HashMap::new();
+    fn process_counts(&self) -> ledger::ProcessCounts {
+        let mut counts = ledger::ProcessCounts::new();
         for service in &self.services {
             for (id, build) in &service.builds {
                 counts.insert((service.config.name.clone(), id.clone()), build.processes.len() as u64);
@@ -88,7 +87,9 @@ impl Agent {
     fn build_status(&self, service: &Service, id: &BuildId, build: &Build) -> BuildStatus {
         let on_probation = build.state == crate::incident::BuildState::Probation;
         let guarded = build.state_since.until(&Moment::now());
-        let judged = build.judged.as_ref();
+        // An adopted build is held to absolute budgets only: worth a word when it breaks one.
+        let told = |judged: &&Judged| on_probation || !matches!(judged.verdict, Verdict::Undecided { .. });
+        let judged = build.judged.as_ref().filter(told);
         BuildStatus {
             build: id.clone(),
             state: build.state.name().to_owned(),

@@ -1,5 +1,6 @@
 //! Does what the command line says, and turns failures into messages and exit codes.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,8 +20,8 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(code: u8, message: impl ToString) -> Self {
-        Self { code, message: message.to_string() }
+    fn new(code: u8, message: impl std::fmt::Display) -> Self {
+        Self { code, message: format!("{message}") }
     }
 }
 
@@ -78,13 +79,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::from(diagnosis.worst().exit_code()))
         }
-        Command::Status(client) => show(&client, control::Command::Status),
-        Command::Builds(client) => show(&client, control::Command::Builds),
-        Command::Incidents { command: None, client } => show(&client, control::Command::Incidents),
+        Command::Status(client) => show(&client, &control::Command::Status),
+        Command::Builds(client) => show(&client, &control::Command::Builds),
+        Command::Incidents { command: None, client } => show(&client, &control::Command::Incidents),
         Command::Incidents { command: Some(IncidentsCommand::Show { id, client }), .. } => {
-            show(&client, control::Command::Incident { id })
+            show(&client, &control::Command::Incident { id })
         }
-        Command::Approve { incident, client } => show(&client, control::Command::Approve { incident }),
+        Command::Approve { incident, client } => show(&client, &control::Command::Approve { incident }),
         Command::Hook(HookCommand::Test { service, config }) => hook_test(&service, &config),
     }
 }
@@ -122,14 +123,14 @@ fn load(file: &Path) -> Result<Config, Failure> {
 }
 
 /// Asks the agent; builds and incidents come from the ledger when no agent answers.
-fn show(client: &Client, command: control::Command) -> Result<ExitCode, Failure> {
+fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure> {
     let outcome = match ask(&client.control, command.clone()) {
-        Err(ClientError::NotRunning { .. }) if ledger::has(&command) && ledger::exists(&client.state_dir) => {
+        Err(ClientError::NotRunning { .. }) if ledger::has(command) && ledger::exists(&client.state_dir) => {
             eprintln!(
                 "note: no agent answers on {}; this is its ledger as it left it",
                 client.control.display()
             );
-            ledger::answer(&client.state_dir, &command).map_err(anyhow::Error::from)?
+            ledger::answer(&client.state_dir, command).map_err(anyhow::Error::from)?
         }
         answer => answer.map_err(anyhow::Error::from)?,
     };
@@ -165,11 +166,11 @@ fn hook_test(service: &str, config_file: &Path) -> Result<ExitCode, Failure> {
     let mut text = format!("The hook {} after {} ms.\n", run.outcome, run.took_ms);
     for (name, output) in [("standard output", &run.stdout), ("standard error", &run.stderr)] {
         if !output.is_empty() {
-            text.push_str(&format!("--- {name} ---\n{}\n", output.trim_end()));
+            let _ = writeln!(text, "--- {name} ---\n{}", output.trim_end());
         }
     }
     for note in &run.notes {
-        text.push_str(&format!("note: {note}\n"));
+        let _ = writeln!(text, "note: {note}");
     }
     print(&text)?;
     Ok(ExitCode::from(u8::from(run.outcome != action::HookOutcome::Done)))

@@ -1,5 +1,8 @@
 //! The command line: what a newcomer reads first. [`dispatch`] does what it says.
 
+// Doc comments here are the help text, which shows backticks as they are.
+#![expect(clippy::doc_markdown, reason = "read in a terminal")]
+
 mod dispatch;
 mod output;
 

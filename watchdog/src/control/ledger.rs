@@ -21,17 +21,16 @@ pub fn exists(state_dir: &Path) -> bool {
     state_dir.join(store::DATABASE).exists()
 }
 
+/// Processes that run now, by service and build.
+pub type ProcessCounts = HashMap<(ServiceName, BuildId), u64>;
+
 /// Answers without an agent.
 pub fn answer(state_dir: &Path, command: &Command) -> Result<Outcome, StoreError> {
-    read(&Store::open_reader(state_dir)?, command, &HashMap::new())
+    read(&Store::open_reader(state_dir)?, command, &ProcessCounts::new())
 }
 
-/// Answers from an open ledger; `processes` are those that run now, by service and build.
-pub fn read(
-    store: &Store,
-    command: &Command,
-    processes: &HashMap<(ServiceName, BuildId), u64>,
-) -> Result<Outcome, StoreError> {
+/// Answers from an open ledger.
+pub fn read(store: &Store, command: &Command, processes: &ProcessCounts) -> Result<Outcome, StoreError> {
     match command {
         Command::Builds => builds(store, processes).map(Outcome::Builds),
         Command::Incidents => {
@@ -52,10 +51,7 @@ pub fn read(
     }
 }
 
-fn builds(
-    store: &Store,
-    processes: &HashMap<(ServiceName, BuildId), u64>,
-) -> Result<BuildsSnapshot, StoreError> {
+fn builds(store: &Store, processes: &ProcessCounts) -> Result<BuildsSnapshot, StoreError> {
     let records = store.builds(None)?.into_iter().map(|record| BuildRecord {
         processes: processes.get(&(record.service.clone(), record.build.clone())).copied().unwrap_or(0),
         service: record.service,
@@ -70,8 +66,9 @@ fn builds(
 fn incident(store: &Store, id: &str) -> Result<IncidentDetail, StoreError> {
     let id = IncidentId::from(id);
     let incident = store.incident(&id)?;
-    let mut timeline: Vec<TimelineEntry> = store.events(&id)?.into_iter().map(event).collect();
-    timeline.extend(store.attempts(&id)?.into_iter().filter_map(output));
+    let mut timeline: Vec<TimelineEntry> =
+        store.events(&id)?.into_iter().map(|event| entry(&event)).collect();
+    timeline.extend(store.attempts(&id)?.into_iter().filter_map(|attempt| output(&attempt)));
     timeline.sort_by_key(|entry| entry.unix_ms);
     Ok(IncidentDetail { summary: summary(incident), timeline })
 }
@@ -89,7 +86,7 @@ fn summary(incident: Incident) -> IncidentSummary {
     }
 }
 
-fn event(event: IncidentEvent) -> TimelineEntry {
+fn entry(event: &IncidentEvent) -> TimelineEntry {
     let text = if event.note.is_empty() {
         event.to.name().to_owned()
     } else {
@@ -99,8 +96,8 @@ fn event(event: IncidentEvent) -> TimelineEntry {
 }
 
 /// What the hook printed, as one entry at its end.
-fn output(attempt: Attempt) -> Option<TimelineEntry> {
-    let ended = attempt.ended?;
+fn output(attempt: &Attempt) -> Option<TimelineEntry> {
+    let ended = attempt.ended.as_ref()?;
     let printed: Vec<&str> = attempt.stdout.lines().chain(attempt.stderr.lines()).collect();
     if printed.is_empty() {
         return None;

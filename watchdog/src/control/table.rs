@@ -126,7 +126,7 @@ fn verdict(text: &mut String, build: &BuildStatus, width: usize) {
         "exceeds" => loud(text, &format!("EXCEEDS: {sentence}"), "    ", width),
         "not_measurable" => loud(text, &format!("NOT MEASURABLE, so not judged: {sentence}"), "    ", width),
         "over_budget_unattributed" => loud(text, sentence, "    ", width),
-        other => wrap(text, &format!("verdict {other}: {sentence}"), "    ", "      ", width),
+        _ => wrap(text, sentence, "    ", "      ", width),
     }
 }
 

@@ -157,10 +157,10 @@ impl Event<'_> {
             }
             Self::Warning { what, why } => warn!(%why, "{what}"),
             Self::StageFailed { stage, error } => {
-                error!(stage, %error, "a stage of the tick failed; going on")
+                error!(stage, %error, "a stage of the tick failed; going on");
             }
             Self::StageWorks { stage, failures } => {
-                info!(stage, failures, "a stage that had failed works again")
+                info!(stage, failures, "a stage that had failed works again");
             }
             Self::Lost { reasons } => warn!(reasons, "could not measure everything in the last minute"),
             _ => self.log_judgement(),
@@ -183,7 +183,7 @@ impl Event<'_> {
             }
             Self::BuildGone { service, build } => info!(%service, %build, "the build's last process ended"),
             Self::ProbationPassed { service, build } => {
-                info!(%service, %build, "build passed its probation: good")
+                info!(%service, %build, "build passed its probation: good");
             }
             Self::Measurable { service, build, endpoint, now, sentence } => {
                 if *now {

@@ -24,7 +24,8 @@ pub fn render(snapshot: &Snapshot<'_>) -> Result<String, prometheus::Error> {
 }
 
 fn requests(snapshot: &Snapshot<'_>, families: &mut Families) {
-    for (key, folded) in snapshot.totals.requests() {
+    // The kernel makes every series of a slot at once; only those that counted something are worth storing.
+    for (key, folded) in snapshot.totals.requests().filter(|(_, folded)| *folded != Folded::default()) {
         let labels =
             [key.service.as_str(), key.endpoint.as_str(), key.build.as_str(), key.status_class.label()];
         families.histogram(&catalogue::REQUEST_CPU, &labels, cpu_histogram(&folded));

@@ -31,7 +31,7 @@ const BOUNDS_NS: [u64; BOUNDS_SECONDS.len()] = [
 /// A bucket that a bound cuts counts above it, so a cumulative count never claims a request below a bound that
 /// might have been above; the error is at most one fine bucket (3.2 % of the bound).
 const TARGETS: [u8; BUCKETS] = {
-    let mut targets = [BOUNDS_NS.len() as u8; BUCKETS];
+    let mut targets = [0; BUCKETS];
     let mut bucket = 0;
     while bucket < BUCKETS {
         let (_, upper) = edges_ns(bucket);

@@ -209,7 +209,7 @@ mod tests {
         totals.observe_series(&[series(1, 1)]);
         totals.close_slot(1);
         totals.open_slot(1, owner("a"));
-        for n in 0..GONE_BUILDS_KEPT + 1 {
+        for n in 0..=GONE_BUILDS_KEPT {
             totals.open_slot(2, owner(&format!("build-{n}")));
             totals.observe_series(&[series(2, 1)]);
             totals.close_slot(2);
