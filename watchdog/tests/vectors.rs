@@ -72,7 +72,8 @@ struct AtDecision {
 
 fn vectors() -> Vec<Vector> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/vectors.json");
-    let file: File = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let file: File = serde_json::from_str(&std::fs::read_to_string(path).expect("the file is in the tree"))
+        .expect("it has the shape above");
     assert_eq!(file.vectors.len(), 15);
     file.vectors
 }
@@ -103,7 +104,8 @@ impl Vector {
             min_requests: params.n_min,
             outlier_allowance: params.outlier_allowance,
         };
-        Engine::new(parameters, self.components.iter().map(component).collect()).unwrap()
+        Engine::new(parameters, self.components.iter().map(component).collect())
+            .expect("the reference accepts it")
     }
 
     fn conditions(&self, tick: u64) -> Conditions {
@@ -143,7 +145,12 @@ impl Vector {
         for n in 0..self.x_ms.len() {
             clearance.settle(self.z(n), 1, self.params.n_min, 1.0 / self.params.beta);
             if let Some(point) = points.next_if(|point| point.n == n + 1) {
-                close(&self.name, &format!("V after {}", n + 1), clearance.value(), point.v.unwrap());
+                close(
+                    &self.name,
+                    &format!("V after {}", n + 1),
+                    clearance.value(),
+                    point.v.expect("a clearance has it everywhere"),
+                );
             }
         }
         assert_eq!(
@@ -156,7 +163,7 @@ impl Vector {
 
     fn check_interval(&self) {
         let Some(at) = &self.at_decision else { return };
-        let decided = usize::try_from(self.decided_at_n).unwrap();
+        let decided = usize::try_from(self.decided_at_n).expect("some hundred");
         let values: Vec<Weighted> =
             (0..decided).map(|n| self.z(n)).map(|z| Weighted { low: z, high: z, count: 1 }).collect();
         let cap = self.params.cap;

@@ -18,6 +18,9 @@ pub const MIN_CLASS_REQUESTS: u64 = 50;
 const FLOOR: f64 = 0.05;
 /// Added to each class's share of the CPU before the shares are made weights, so that no class goes unwatched.
 const LEAST_WEIGHT: f64 = 0.05;
+/// Limits stay within what a request can have been measured at.
+const LEAST_NS: f64 = 1.0;
+const MOST_NS: f64 = u64::MAX as f64;
 const QUANTILES: [f64; 2] = [0.9, 0.99];
 
 /// The last good build of a service.
@@ -111,7 +114,9 @@ impl EndpointLimits {
             class.weight = class.cpu_share + LEAST_WEIGHT;
         }
         let total: f64 = classes.iter().map(|class| class.weight).sum();
-        classes.iter_mut().for_each(|class| class.weight /= total);
+        for class in &mut classes {
+            class.weight /= total;
+        }
         Self { classes }
     }
 }
@@ -140,13 +145,14 @@ impl ClassLimits {
     /// what it was seen to: a build that answers every login with an error must not escape for lack of comparison.
     fn hardly_known(aggregate: ClassAggregate, dearest_ns: f64, all_ns: f64, how: Strictness) -> Self {
         let seen = aggregate.mean_ns().unwrap_or(0.0);
-        let mean_ns = dearest_ns.max(3.0 * how.ratio * seen).max(seen + 5.0 * FLOOR * all_ns).max(1.0);
+        let mean_ns =
+            dearest_ns.max(3.0 * how.ratio * seen).max(seen + 5.0 * FLOOR * all_ns).clamp(LEAST_NS, MOST_NS);
         Self { class: None, weight: 0.0, cpu_share: 0.0, mean_ns, quantiles: Vec::new(), aggregate }
     }
 }
 
 fn limit(bound_ns: f64, all_ns: f64, ratio: f64) -> f64 {
-    (ratio * bound_ns).max(bound_ns + FLOOR * all_ns).max(1.0)
+    (ratio * bound_ns).max(bound_ns + FLOOR * all_ns).clamp(LEAST_NS, MOST_NS)
 }
 
 fn own_classes(baseline: &EndpointAggregate) -> impl Iterator<Item = (StatusClass, &ClassAggregate)> {

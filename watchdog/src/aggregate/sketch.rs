@@ -144,7 +144,9 @@ mod tests {
         #[test]
         fn order_statistics_lie_in_their_bucket(mut values in prop::collection::vec(0..200_000_000u64, 1..60)) {
             let mut sketch = Sketch::default();
-            values.iter().for_each(|&value| sketch.record(value, 1));
+            for &value in &values {
+                sketch.record(value, 1);
+            }
             values.sort_unstable();
             for (rank, value) in (1..).zip(values) {
                 let bucket = sketch.order_statistic(rank).unwrap();
@@ -158,7 +160,9 @@ mod tests {
         fn merging_is_recording_all(left in prop::collection::vec(any::<u64>(), 0..20), right in prop::collection::vec(0..1000u64, 0..20)) {
             let of = |values: &[u64]| {
                 let mut sketch = Sketch::default();
-                values.iter().for_each(|&value| sketch.record(value, 2));
+                for &value in values {
+                    sketch.record(value, 2);
+                }
                 sketch
             };
             let mut merged = of(&left);

@@ -202,7 +202,9 @@ mod tests {
         ) {
             let run = |z: &[f64]| {
                 let mut process = Process::new(0.5, allowance);
-                z.iter().for_each(|&z| process.settle(z, 1));
+                for &z in z {
+                    process.settle(z, 1);
+                }
                 process.value(0.5)
             };
             let before = run(&z);

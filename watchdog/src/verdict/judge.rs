@@ -216,7 +216,12 @@ impl Judge {
         let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
         let own =
             |class: StatusClass| scope.class.is_none_or(|own| watched.plan.class_of[class as usize] == own);
-        watched.seen.classes().filter(|(class, _)| own(*class)).map(|(_, seen)| seen.cpu_ns).sum()
+        watched
+            .seen
+            .classes()
+            .filter(|(class, _)| own(*class))
+            .map(|(_, seen)| seen.cpu_ns)
+            .fold(0, u64::saturating_add)
     }
 
     fn as_it_stands(&self, with_interval: bool) -> Option<Evidence> {

@@ -186,8 +186,9 @@ impl Builder<'_, '_> {
             let limit_ns = 1e9 * max_share * self.host.cores / peak_rate;
             (BudgetKind::HostShare { peak_rate, max_share }, limit_ns)
         });
-        let stricter = own.into_iter().chain(host).min_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((budget, limit_ns)) = stricter.filter(|(_, limit_ns)| *limit_ns > 0.0) else { return };
+        let limits = own.into_iter().chain(host).filter(|(_, limit_ns)| usable(*limit_ns));
+        let stricter = limits.min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((budget, limit_ns)) = stricter else { return };
         (endpoint.mean_limit_ns, endpoint.scale_ns) = (Some(limit_ns), Some(limit_ns));
         let confirmation = self.confirmation(limit_ns);
         self.component(1.0, None, Kind::Mean, limit_ns, confirmation, budget, endpoint.baseline.clone());
@@ -213,6 +214,9 @@ impl Builder<'_, '_> {
     fn quantiles(&mut self, endpoint: &mut EndpointPlan) {
         for &(p, limit) in &self.config.budget.quantile_cpu {
             let limit_ns = limit.as_nanos() as f64;
+            if !(usable(limit_ns) && p > 0.0 && p < 1.0) {
+                continue;
+            }
             let (budget, kind) = (BudgetKind::QuantileCpu { p }, Kind::Quantile { p });
             self.component(1.0, None, kind, limit_ns, Vec::new(), budget, endpoint.baseline.clone());
             endpoint.scale_ns.get_or_insert(limit_ns);
@@ -222,7 +226,7 @@ impl Builder<'_, '_> {
     }
 
     fn relative(&mut self, endpoint: &mut EndpointPlan, baseline: Option<&Baseline>) {
-        let Some(ratio) = self.config.budget.vs_baseline else { return };
+        let Some(ratio) = self.config.budget.vs_baseline.filter(|ratio| usable(*ratio)) else { return };
         let Some(limits) = self.limits(ratio) else {
             let requests = baseline.map_or(0, |baseline| baseline.requests(&self.config.name));
             let endpoint_name = self.config.name.clone();
@@ -297,6 +301,11 @@ fn mean_claim(
         None => (limit_ns, WIDEST_CLEARING_CAP),
     };
     Claim { class, kind: Kind::Mean, limit_ns, clearance: Clearance::new(cap) }
+}
+
+/// The configuration is checked before; a judge does not fall over what slipped through.
+fn usable(limit: f64) -> bool {
+    limit.is_finite() && limit > 0.0
 }
 
 fn number(class: Option<StatusClass>) -> u8 {
