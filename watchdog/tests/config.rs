@@ -121,8 +121,8 @@ fn the_packaged_default_watches_and_does_not_act() {
 
     // What is commented out must be as right as what is not.
     let text = std::fs::read_to_string(&path).unwrap();
-    let example: String =
-        text.lines().filter_map(|line| line.strip_prefix("#: ")).map(|line| format!("{line}\n")).collect();
+    let example: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#: ")).collect();
+    let example = example.join("\n");
     let enabled = Config::parse(&example, "example").unwrap();
     assert_eq!(enabled.services[0].mode, Mode::Enforce);
     assert!(enabled.services[0].rollback.is_some() && enabled.services[0].release_window.is_some());

@@ -1,5 +1,7 @@
 //! Bad configurations, each with its exact messages.
 
+#![allow(clippy::too_many_lines, reason = "each test is one table")]
+
 use watchdog::config::Config;
 
 const GOOD: &str = r#"[[service]]

@@ -26,7 +26,7 @@ pub const FALSE_ROLLBACK_RATE: f64 = 0.001;
 pub const TIMEZONE: &str = "UTC";
 pub const ON_VIOLATION: OnViolation = OnViolation::Alert;
 
-pub const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(120);
+pub const ROLLBACK_TIMEOUT: Duration = Duration::from_mins(2);
 pub const ROLLBACK_RETRIES: u32 = 2;
 pub const ROLLBACK_COOLDOWN: Duration = Duration::from_mins(30);
 pub const ROLLBACK_MAX_PER_DAY: u32 = 3;

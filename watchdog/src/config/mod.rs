@@ -120,7 +120,7 @@ fn read_file(path: &Path) -> Result<(String, bool), Fault> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count();
         Fault::new(format!("is not UTF-8 text (line {line})"), "save it as UTF-8")
     })?;
     Ok((text, metadata.mode() & 0o022 != 0))

@@ -221,19 +221,18 @@ impl<'t> Node<'t> {
             return None;
         };
         let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
-        match number.and_then(|number| u32::try_from(number).ok()).filter(|number| range.contains(number)) {
-            Some(number) => Some(number),
-            None => {
-                self.fault(
-                    findings,
-                    Fault::new(
-                        format!("{} is out of range", integer.as_str()),
-                        format!("it must be from {} to {}", range.start(), range.end()),
-                    ),
-                );
-                None
-            }
+        let number =
+            number.and_then(|number| u32::try_from(number).ok()).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.fault(
+                findings,
+                Fault::new(
+                    format!("{} is out of range", integer.as_str()),
+                    format!("it must be from {} to {}", range.start(), range.end()),
+                ),
+            );
         }
+        number
     }
 
     pub(super) fn wrong_type(&self, findings: &mut Findings, wanted: &str, example: &str) {

@@ -72,17 +72,15 @@ fn entry(text: &str) -> Result<(), Fault> {
 }
 
 fn timezone(text: &str) -> Result<String, Fault> {
-    match jiff::tz::db().get(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => {
-            let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
-            let known: Vec<&str> = known.iter().map(String::as_str).collect();
-            let examples = ["Australia/Melbourne", "Europe/Vienna", "UTC"];
-            let remedy = match suggest(text, &known) {
-                near if text.contains('/') && near.starts_with("did you mean") => near,
-                _ => format!("write a name of the time zone database, such as {}", list(&examples)),
-            };
-            Err(Fault::new(format!("{text:?} is not a time zone"), remedy))
-        }
+    if jiff::tz::db().get(text).is_ok() {
+        return Ok(text.to_owned());
     }
+    let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let examples = ["Australia/Melbourne", "Europe/Vienna", "UTC"];
+    let remedy = match suggest(text, &known) {
+        near if text.contains('/') && near.starts_with("did you mean") => near,
+        _ => format!("write a name of the time zone database, such as {}", list(&examples)),
+    };
+    Err(Fault::new(format!("{text:?} is not a time zone"), remedy))
 }

@@ -78,13 +78,15 @@ impl fmt::Display for BuildOrigin {
 
 pub(super) type Told = Result<(BuildId, BuildOrigin), String>;
 
+type CommandKey = (Vec<String>, Program, Option<FileId>);
+
 /// What was asked before and cannot have changed.
 #[derive(Debug, Default)]
 pub(super) struct BuildCache {
     /// By device, inode and modification time of the program.
     programs: HashMap<(FileId, i64), Result<Option<String>, String>>,
     /// By command, program run and working directory: forks of one start share the answer, a restart asks again.
-    commands: HashMap<(Vec<String>, Program, Option<FileId>), (Instant, Told)>,
+    commands: HashMap<CommandKey, (Instant, Told)>,
 }
 
 impl BuildCache {

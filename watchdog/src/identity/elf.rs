@@ -1,5 +1,6 @@
 //! The build-id of a program: what the linker derived from its contents.
 
+use std::fmt::Write;
 use std::fs::File;
 use std::path::Path;
 
@@ -27,7 +28,12 @@ pub(super) fn build_id(path: &Path) -> Result<Option<String>, String> {
     let cache = ReadCache::new(file);
     let elf = object::File::parse(&cache).map_err(|error| format!("not an ELF program ({error})"))?;
     if let Ok(Some(id)) = elf.build_id() {
-        return Ok(Some(id.iter().map(|byte| format!("{byte:02x}")).collect()));
+        let mut digits = String::with_capacity(2 * id.len());
+        for byte in id {
+            // Writing to a string cannot fail.
+            write!(digits, "{byte:02x}").ok();
+        }
+        return Ok(Some(digits));
     }
     let note = elf.section_by_name(".note.go.buildid").and_then(|section| section.data().ok());
     Ok(note.and_then(go_build_id))

@@ -25,7 +25,7 @@ const DELETED: &[u8] = b" (deleted)";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Program {
     code: u64,
-    stack: u64,
+    pub(super) stack: u64,
 }
 
 /// Device and inode of a directory or program.

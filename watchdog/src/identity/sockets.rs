@@ -34,6 +34,11 @@ struct Table {
 
 impl Listeners {
     pub(super) fn holds(&mut self, process: &Process, wanted: &Listen) -> Result<bool, IdentityError> {
+        // First, because it is cheap: the kernel walks its whole hash of connections to print a table.
+        let held = process.sockets()?;
+        if held.is_empty() {
+            return Ok(false);
+        }
         let table = self.table(process);
         let listening: HashSet<u64> = match wanted {
             Listen::Port(port) => table.ports.get(port).cloned().unwrap_or_default(),
@@ -44,10 +49,7 @@ impl Listeners {
                 .map(|(_, inode)| *inode)
                 .collect(),
         };
-        if listening.is_empty() {
-            return Ok(false);
-        }
-        Ok(process.sockets()?.iter().any(|inode| listening.contains(inode)))
+        Ok(held.iter().any(|inode| listening.contains(inode)))
     }
 
     fn table(&mut self, process: &Process) -> Rc<Table> {

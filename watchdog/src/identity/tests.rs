@@ -1,5 +1,8 @@
 //! Real processes, identified on the running system.
 
+#![expect(clippy::similar_names, reason = "an identifier gives identified processes")]
+
+use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -20,7 +23,13 @@ struct Running(Child);
 
 impl Running {
     fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).spawn().expect("the program starts"))
+        let running = Self(command.stdin(Stdio::null()).spawn().expect("the program starts"));
+        // `spawn` returns while the kernel still lays out the new program's arguments.
+        wait_until("the program is laid out", || {
+            let process = Process::open(running.pid()).unwrap();
+            process.is_none_or(|process| process.program.stack != 0 && !process.cmdline().unwrap().is_empty())
+        });
+        running
     }
 
     /// A Python program that prints a line when it is ready.
@@ -64,10 +73,12 @@ impl Drop for Running {
 fn services(texts: &[(&str, &str)]) -> Vec<ServiceConfig> {
     let mut toml = String::new();
     for (index, (matcher, build)) in texts.iter().enumerate() {
-        toml += &format!(
+        write!(
+            toml,
             "[[service]]\nname = \"s{index}\"\nmatch = {matcher}\nbuild = {build}\n\
              [[service.endpoint]]\nname = \"e\"\npath = \"/\"\n"
-        );
+        )
+        .unwrap();
     }
     Config::parse(&toml, "test").unwrap_or_else(|errors| panic!("{errors}")).services
 }
@@ -318,7 +329,7 @@ workers = []
 for _ in range(2):
     pid = os.fork()
     if pid == 0:
-        import ctypes; ctypes.CDLL(None).prctl(1, 9)
+        import ctypes; ctypes.CDLL(None).prctl(1, 9); signal.alarm(60)
         signal.pause()
     workers.append(pid)
 print(*workers, s.getsockname()[1] if kind != 'unix' else 0, flush=True)
@@ -326,7 +337,7 @@ def reload(*_):
     os.chdir(os.environ['CURRENT'])
     pid = os.fork()
     if pid == 0:
-        import ctypes; ctypes.CDLL(None).prctl(1, 9)
+        import ctypes; ctypes.CDLL(None).prctl(1, 9); signal.alarm(60)
         signal.pause()
 signal.signal(signal.SIGHUP, reload)
 while True: signal.pause()
@@ -364,11 +375,12 @@ fn prefork_servers_are_found_by_where_they_listen() {
 #[test]
 fn a_server_that_reloads_into_a_new_release_is_the_new_build() {
     let (_directory, current) = releases();
-    let (server, line) = Running::python(SERVER, &["tcp", "0", "mark-71009"], |command| {
+    let mark = format!("mark-71009-{}", std::process::id());
+    let (server, line) = Running::python(SERVER, &["tcp", "0", &mark], |command| {
         command.current_dir(&current).env("CURRENT", &current);
     });
     let workers: Vec<u32> = line.split(' ').take(2).map(|word| word.parse().unwrap()).collect();
-    let mut identifier = identifier("{ cmdline = 'mark-71009' }", "{ from = \"auto\" }");
+    let mut identifier = identifier(&format!("{{ cmdline = '{mark}' }}"), "{ from = \"auto\" }");
     assert_eq!(pids(&mut identifier).len(), 3);
     flip(&current, "releases/2");
     server.signal(Signal::SIGHUP);
