@@ -92,8 +92,9 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
         losses_told: Told::default(),
     };
     agent.register_services()?;
-    agent.tick(clock::mono_ns());
+    // What an earlier agent left open comes first: its builds are no news.
     agent.reconcile()?;
+    agent.tick(clock::mono_ns());
     heartbeat.beat(clock::mono_ns());
 
     let mut terminate = signal(SignalKind::terminate())?;

@@ -178,7 +178,7 @@ impl Event<'_> {
                     Standing::New => info!(%service, %build, "new build: on probation"),
                     Standing::OnProbation => info!(%service, %build, "build is still on probation"),
                     Standing::Good => info!(%service, %build, "good build serves"),
-                    Standing::Condemned => error!(%service, %build, "a condemned build is back"),
+                    Standing::Condemned => warn!(%service, %build, "a condemned build runs"),
                 }
             }
             Self::BuildGone { service, build } => info!(%service, %build, "the build's last process ended"),
