@@ -156,6 +156,11 @@ fn warn_all(config: &Config, counters: &mut Counters) {
     }
 }
 
+/// A configuration holds regular expressions, so it has no `PartialEq`; its debug form has every value.
+fn as_text(config: &(impl std::fmt::Debug + ?Sized)) -> String {
+    format!("{config:?}")
+}
+
 fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service>, StoreError> {
     configs
         .iter()
@@ -197,6 +202,11 @@ impl Agent {
         if let Err(error) = log.set(&config.agent.log) {
             Event::Warning { what: "the log level stays as it was", why: &error }.emit(&mut self.counters);
         }
+        if as_text(&config.services) == as_text(&self.config.services) {
+            // Nothing to watch differently: not one request is missed.
+            self.config = config;
+            return Ok(());
+        }
         let mut services = make_services(&config.services, &self.store)?;
         self.save_baselines_now();
         self.release_all();
@@ -210,8 +220,7 @@ impl Agent {
             let Some(old) = self.services.iter_mut().find(same) else { continue };
             service.builds = std::mem::take(&mut old.builds);
             service.adopting = old.adopting;
-            // No PartialEq: the configuration holds regular expressions; its debug form has every value.
-            let unchanged = format!("{:?}", old.config) == format!("{:?}", service.config);
+            let unchanged = as_text(&old.config) == as_text(&service.config);
             if !unchanged {
                 service.builds.retain(|_, build| build.judged.is_none());
             }
@@ -221,7 +230,8 @@ impl Agent {
         self.config = config;
         self.renumber_incidents();
         self.register_services()?;
-        self.processes.scan_soon();
+        // At once: what is not watched is not measured.
+        self.follow_processes(&[], clock::mono_ns());
         Ok(())
     }
 

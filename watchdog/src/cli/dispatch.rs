@@ -36,8 +36,20 @@ impl From<anyhow::Error> for Failure {
         } else {
             1
         };
-        Self::new(code, format!("{error:#}"))
+        Self::new(code, told(&error))
     }
+}
+
+/// The error and its causes, without those that it has told already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.as_str() {
+            "" => cause,
+            told if told.contains(&cause) => text,
+            told => format!("{told}: {cause}"),
+        }
+    })
 }
 
 impl From<std::io::Error> for Failure {

@@ -46,7 +46,8 @@ fn agent(text: &mut String, agent: &AgentStatus, width: usize) {
 }
 
 fn service(text: &mut String, service: &ServiceStatus, width: usize) {
-    let coverage = service.coverage.map_or_else(|| "idle".to_owned(), |c| format!("{:.0} %", c * 100.0));
+    let coverage =
+        service.coverage.map_or_else(|| "not known yet".to_owned(), |c| format!("{:.0} %", c * 100.0));
     let _ = writeln!(
         text,
         "\n{}  mode {}, {} process{}, coverage {coverage}",
