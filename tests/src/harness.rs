@@ -1,6 +1,7 @@
 //! Starts burn servers for tests, asks them for their own account, and compares it with the kernel's.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -176,15 +177,16 @@ pub fn table(deviations: &[Deviation]) -> String {
         "endpoint", "kernel n", "own n", "kernel us", "own us", "ratio"
     );
     for line in deviations {
-        text.push_str(&format!(
-            "{:<12} {:>8} {:>8} {:>12.1} {:>12.1} {:>8.4}\n",
+        let _ = writeln!(
+            text,
+            "{:<12} {:>8} {:>8} {:>12.1} {:>12.1} {:>8.4}",
             line.endpoint,
             line.kernel.count,
             line.own.count,
             line.kernel.mean_ns() / 1e3,
             line.own.mean_ns() / 1e3,
             line.ratio()
-        ));
+        );
     }
     text
 }

@@ -5,4 +5,5 @@ pub mod cases;
 pub mod harness;
 pub mod load;
 pub mod measure;
+pub mod shop;
 pub mod skip;

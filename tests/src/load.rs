@@ -20,7 +20,7 @@ use http::Client;
 use report::Tally;
 
 /// Longest run, whatever is asked for.
-pub const MAX_DURATION: Duration = Duration::from_secs(30 * 60);
+pub const MAX_DURATION: Duration = Duration::from_mins(30);
 /// Most requests of a run, whatever is asked for.
 pub const MAX_REQUESTS: u64 = 10_000_000;
 
@@ -79,10 +79,12 @@ impl Step {
         Self { method: "POST".to_owned(), body: Some(body.to_owned()), ..Self::get(name, path) }
     }
 
+    #[must_use]
     pub fn expecting(self, expect: u16) -> Self {
         Self { expect, ..self }
     }
 
+    #[must_use]
     pub fn weighing(self, weight: u32) -> Self {
         Self { weight, ..self }
     }
@@ -133,7 +135,13 @@ pub struct LoadOptions {
     pub expect_continue: bool,
     /// Longest time for one request.
     pub timeout: Duration,
+    /// Write a line per answered request to this file, see [`LOG_HEADER`].
+    pub log: Option<PathBuf>,
 }
+
+/// First line of a request log: when the request was sent, wall clock in milliseconds; its step; the build that
+/// answered; 1 if the answer was the expected one; how long it took.
+pub const LOG_HEADER: &str = "sent_unix_ms,name,build,ok,latency_us";
 
 impl LoadOptions {
     /// A closed loop of one thread with keep-alive; `requests` in all.
@@ -150,6 +158,7 @@ impl LoadOptions {
             piece_pause: Duration::from_millis(2),
             expect_continue: false,
             timeout: Duration::from_secs(30),
+            log: None,
         }
     }
 
@@ -196,7 +205,7 @@ impl Load {
         let begun = Instant::now();
         let shared = Arc::new(Shared {
             ends: begun + options.duration.unwrap_or(MAX_DURATION).min(MAX_DURATION),
-            tally: Mutex::new(Tally::new(&options.steps)),
+            tally: Mutex::new(Tally::new(&options)?),
             tickets: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             begun,
@@ -226,7 +235,12 @@ impl Load {
 
     /// Ends the run after the requests under way.
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.stopper().stop();
+    }
+
+    /// For another thread to stop this run with.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
     }
 
     pub fn wait(mut self) -> LoadReport {
@@ -239,6 +253,15 @@ impl Load {
             // A panic has been printed; the requests that its thread did not send are missing from the counts.
             let _ = thread.join();
         }
+    }
+}
+
+/// Ends a run from anywhere.
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    pub fn stop(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Is the burn server's own account right? It is the yardstick for the kernel's figures, so it is held against the one
 //! figure that it does not make itself: the CPU clock of its process. Needs no privileges.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::collections::BTreeMap;
 
 use watchdog_tests::burn::stats::Cost;

@@ -59,13 +59,27 @@ wait_until() {
 exec 9>"$run/switch.lock"
 flock -w "$patience" 9 || fail 75 "another switch has been running for $patience s"
 
-# A switch that was cut short may have left two masters: let the younger one take over first.
-if alive "$(read_pid gunicorn.pid.2)"; then
-    interrupted=$(read_pid gunicorn.pid)
-    say "finishing an interrupted switch: ending the old master $interrupted"
-    kill -TERM "$interrupted" 2>/dev/null || true
-    no_successor() { [[ ! -e $run/gunicorn.pid.2 ]]; }
-    wait_until "$patience" no_successor || fail 75 "the old master $interrupted does not end"
+# Ends a successor that is not to take over, its workers with it.
+end_successor() {
+    local pid=$1
+    is_gone() { ! alive "$pid"; }
+    kill -TERM "$pid" 2>/dev/null || true
+    wait_until 10 is_gone || kill -KILL "$pid" 2>/dev/null || true
+    rm -f "$run/gunicorn.pid.2"
+}
+
+# A switch that was cut short may have left two masters. A successor that serves takes over; one that does not is ended.
+left=$(read_pid gunicorn.pid.2)
+if alive "$left"; then
+    if (($(ready_workers "$left") > 0)); then
+        say "finishing an interrupted switch to master $left"
+        kill -TERM "$(read_pid gunicorn.pid)" 2>/dev/null || true
+        left_took_over() { [[ ! -e $run/gunicorn.pid.2 ]]; }
+        wait_until "$patience" left_took_over || fail 75 "the old master of an interrupted switch does not end"
+    else
+        say "ending master $left, which an interrupted switch has left and which does not serve"
+        end_successor "$left"
+    fi
 fi
 
 old=$(read_pid gunicorn.pid)
@@ -93,8 +107,8 @@ successor_serves() {
 }
 give_up() {
     point_at "$before"
-    if alive "${new:-}"; then
-        kill -TERM "$new"
+    if alive "$new"; then
+        end_successor "$new"
     fi
     fail 1 "$1; $before goes on serving; see $run/gunicorn.log"
 }

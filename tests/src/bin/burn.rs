@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     }
     let listener = Listener::bind(&options.listen)?;
     announce(&listener.address()?)?;
-    serve(options, listener)
+    serve(options, &listener)
 }
 
 /// One line of JSON tells the parent that connections are taken from now on, and where.

@@ -1,6 +1,7 @@
 //! The load driver's command line: see `drive --help`.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use watchdog_tests::load::{Load, LoadOptions, LoadReport, Step, Target};
 /// Sends HTTP/1.1 requests to a server on this host and counts what comes back.
 #[derive(Debug, Parser)]
 #[command(name = "drive", max_term_width = 100)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
     /// IP:PORT on loopback, or unix:PATH
     target: Target,
@@ -49,6 +51,12 @@ struct Args {
     /// Print a report this often while running, milliseconds (0: only at the end)
     #[arg(long, default_value_t = 0)]
     every_ms: u64,
+    /// Write a line per request to this file (CSV)
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// Stop, with a last report, when standard input is closed
+    #[arg(long)]
+    until_stdin_closes: bool,
     /// End when the parent process ends
     #[arg(long)]
     exit_with_parent: bool,
@@ -71,7 +79,15 @@ fn main() -> anyhow::Result<ExitCode> {
         piece_pause: Duration::from_millis(args.piece_pause_ms),
         expect_continue: args.expect_continue,
         timeout: Duration::try_from_secs_f64(args.timeout)?,
+        log: args.log,
     })?;
+    let stopper = load.stopper();
+    if args.until_stdin_closes {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            stopper.stop();
+        });
+    }
     if args.every_ms > 0 {
         let mut next = Instant::now();
         while !load.is_finished() {

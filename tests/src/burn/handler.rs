@@ -30,13 +30,13 @@ pub fn serve_connection(server: &Server, mut connection: Connection) {
 /// Reads and answers the next request of a connection.
 pub fn serve_next(server: &Server, connection: &mut Connection) -> io::Result<Next> {
     match read_request(connection, server)? {
-        Some(request) => answer(server, connection, request),
+        Some(request) => answer(server, connection, &request),
         None => Ok(Next::Close),
     }
 }
 
 /// Does the work of a request, sends its response and records what it cost.
-pub fn answer(server: &Server, connection: &mut Connection, request: Request) -> io::Result<Next> {
+pub fn answer(server: &Server, connection: &mut Connection, request: &Request) -> io::Result<Next> {
     let options = &server.options;
     let endpoint = request.endpoint;
     let (own_us, status) = match endpoint {
@@ -61,7 +61,7 @@ pub fn answer(server: &Server, connection: &mut Connection, request: Request) ->
     if options.probe_read {
         connection.probe();
     }
-    let stats = match endpoint {
+    let account = match endpoint {
         Endpoint::Stats => Some(serde_json::to_vec(&server.stats.snapshot(&options.build))?),
         _ => None,
     };
@@ -69,7 +69,7 @@ pub fn answer(server: &Server, connection: &mut Connection, request: Request) ->
         status,
         keep_alive: request.keep_alive,
         chunked_allowed: request.chunked_allowed,
-        body: stats.as_deref(),
+        body: account.as_deref(),
         while_streaming: amount.saturating_sub(before),
     };
     send_response(connection, server, &response)?;

@@ -107,14 +107,14 @@ impl AsFd for Listener {
 }
 
 /// Serves until the process is ended from outside; returns only on an error.
-pub fn serve(options: Options, listener: Listener) -> anyhow::Result<()> {
+pub fn serve(options: Options, listener: &Listener) -> anyhow::Result<()> {
     let model = options.model;
     let server = Arc::new(Server::new(options)?);
     server.stats.enlist(std::process::id());
     match model {
-        Model::Threads => thread_per_connection(&server, &listener),
-        Model::Pool => pool::serve(&server, &listener),
-        Model::Prefork => prefork::serve(&server, &listener),
+        Model::Threads => thread_per_connection(&server, listener),
+        Model::Pool => pool::serve(&server, listener),
+        Model::Prefork => prefork::serve(&server, listener),
     }
 }
 

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 
 /// Command line of the burn server.
 #[derive(Clone, Debug, clap::Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(name = "burn", about = "A web server whose CPU per request is known", max_term_width = 100)]
 pub struct Options {
     /// HOST:PORT on loopback (port 0: any free one) or unix:PATH

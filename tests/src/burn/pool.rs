@@ -125,7 +125,7 @@ impl Pool {
             let mut next = match request {
                 Some(mut request) => {
                     request.meter.resume();
-                    answer(server, &mut connection, request)
+                    answer(server, &mut connection, &request)
                 }
                 None => serve_next(server, &mut connection),
             };

@@ -1,5 +1,6 @@
 //! One client: a connection, the request it sends and the response it must get.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -148,7 +149,7 @@ fn converse(stream: &mut Stream, options: &LoadOptions, step: &Step) -> anyhow::
     let mut head = format!("{} {} HTTP/1.1\r\nHost: load\r\n", step.method, step.path);
     if let Some(body) = &step.body {
         let kind = "application/x-www-form-urlencoded";
-        head.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()));
+        let _ = write!(head, "Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
     }
     if waits {
         head.push_str("Expect: 100-continue\r\n");
@@ -269,7 +270,7 @@ fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>
 }
 
 fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
-    let mut buffer = [0; 64 * 1024];
+    let mut buffer = [0; 16 * 1024];
     let count = stream.read(&mut buffer).with_context(|| format!("reading {place}"))?;
     if count == 0 {
         let so_far = if unread.is_empty() { "before any answer".to_owned() } else { place.to_owned() };

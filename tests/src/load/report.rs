@@ -1,13 +1,18 @@
 //! What a run has counted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{LineWriter, Write as _};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::Step;
+use watchdog::clock;
+
 use super::http::Answered;
+use super::{LOG_HEADER, LoadOptions};
 
 /// Failures told in full; the rest is only counted.
 const MAX_FAILURES: usize = 50;
@@ -15,6 +20,8 @@ const MAX_FAILURES: usize = 50;
 /// All figures of a run. Times are since its start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LoadReport {
+    /// When the run began, wall clock.
+    pub begun_unix_ms: i64,
     pub elapsed_ms: u64,
     pub requests: u64,
     pub failures: u64,
@@ -87,12 +94,26 @@ pub(super) struct Tally {
     connects: u64,
     closed_idle: u64,
     failed: Vec<Failure>,
+    begun_unix_ms: i64,
+    log: Option<LineWriter<File>>,
 }
 
 impl Tally {
-    pub(super) fn new(steps: &[Step]) -> Self {
-        Self {
-            names: steps.iter().map(|step| step.name.clone()).collect(),
+    pub(super) fn new(options: &LoadOptions) -> anyhow::Result<Self> {
+        let log = match &options.log {
+            Some(path) => {
+                let file =
+                    File::create(path).with_context(|| format!("creating the log {}", path.display()))?;
+                let mut log = LineWriter::new(file);
+                writeln!(log, "{LOG_HEADER}")?;
+                Some(log)
+            }
+            None => None,
+        };
+        Ok(Self {
+            begun_unix_ms: clock::unix_ms(),
+            log,
+            names: options.steps.iter().map(|step| step.name.clone()).collect(),
             lines: BTreeMap::new(),
             last_build: HashMap::new(),
             requests: 0,
@@ -100,7 +121,7 @@ impl Tally {
             connects: 0,
             closed_idle: 0,
             failed: Vec::new(),
-        }
+        })
     }
 
     pub(super) fn add(&mut self, step: usize, answered: Answered, sent: Instant, begun: Instant) {
@@ -118,6 +139,13 @@ impl Tally {
             }
             None => self.last_build.get(&step).cloned().unwrap_or_default(),
         };
+        let latency_us = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if let Some(log) = &mut self.log {
+            let sent_unix_ms = self.begun_unix_ms + i64::try_from(first.as_millis()).unwrap_or(i64::MAX);
+            let ok = u8::from(answered.result.is_ok());
+            // A full disk must not look like a failing server; the log then ends early.
+            let _ = writeln!(log, "{sent_unix_ms},{},{build},{ok},{latency_us}", self.names[step]);
+        }
         let line = self.lines.entry((step, build)).or_insert_with(|| Line {
             failures: 0,
             count: 0,
@@ -128,7 +156,7 @@ impl Tally {
         line.count += 1;
         line.first = line.first.min(first);
         line.last = now;
-        line.latency_us.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+        line.latency_us.saturating_record(latency_us);
         if let Err(error) = answered.result {
             line.failures += 1;
             self.failures += 1;
@@ -153,6 +181,7 @@ impl Tally {
             max_us: line.latency_us.max(),
         });
         LoadReport {
+            begun_unix_ms: self.begun_unix_ms,
             elapsed_ms: millis(elapsed),
             requests: self.requests,
             failures: self.failures,

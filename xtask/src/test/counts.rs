@@ -96,20 +96,9 @@ fn number_before(text: &str, word: &str) -> u64 {
     before.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Reads a line such as `12 passed, 0 failed, 1 skipped`.
-pub(crate) fn read_summary(line: &str) -> Option<Counts> {
-    let complete = ["passed", "failed", "skipped"].iter().all(|word| line.contains(word));
-    complete.then(|| Counts {
-        passed: number_before(line, "passed"),
-        failed: number_before(line, "failed"),
-        skipped: number_before(line, "skipped"),
-        ..Counts::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Counts, Reader, read_summary};
+    use super::{Counts, Reader};
 
     fn read(output: &str, success: bool) -> Counts {
         let mut reader = Reader::default();
@@ -146,12 +135,5 @@ mod tests {
         let counts = read("error: could not compile\n", false);
         assert_eq!(counts.failed, 1);
         assert!(counts.failures[0].contains("did not compile"));
-    }
-
-    #[test]
-    fn a_summary_line_is_read_back() {
-        let counts = Counts { passed: 12, failed: 1, skipped: 3, ..Counts::default() };
-        assert_eq!(read_summary(&counts.to_string()), Some(counts));
-        assert_eq!(read_summary("tier core attached"), None);
     }
 }
