@@ -1,1 +1,110 @@
-//! (to come)
+//! What the agent exports. Only this module uses `prometheus`.
+//!
+//! [`catalogue`] names every metric once, [`fold`] and [`totals`] turn the kernel's figures into counters that never
+//! go backwards, [`exposition`] renders a snapshot, [`server`] serves it.
+
+pub mod catalogue;
+mod exposition;
+pub mod fold;
+pub mod server;
+pub mod totals;
+
+use std::collections::BTreeMap;
+
+use watchdog_common::types::Loss;
+
+pub use self::catalogue::markdown;
+pub use self::exposition::render;
+pub use self::totals::{SlotOwner, Totals};
+use crate::kernel::Tier;
+use crate::model::{BuildId, EndpointName, ServiceName};
+
+/// Values of the `verdict` label.
+pub const VERDICTS: [&str; 5] = crate::verdict::Verdict::LABELS;
+
+/// Upper bounds of `detection_seconds`.
+const DETECTION_BOUNDS_SECONDS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// What the agent itself counts; [`crate::event`] is the only writer.
+#[derive(Debug)]
+pub struct Counters {
+    pub incidents: BTreeMap<(ServiceName, String), u64>,
+    pub rollbacks: BTreeMap<(ServiceName, String), u64>,
+    pub detection: BTreeMap<ServiceName, Detection>,
+    /// By [`Loss`] as index.
+    pub losses: [u64; Loss::ALL.len()],
+    pub reload_ok: bool,
+    pub tick_errors: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            incidents: BTreeMap::new(),
+            rollbacks: BTreeMap::new(),
+            detection: BTreeMap::new(),
+            losses: [0; Loss::ALL.len()],
+            reload_ok: true,
+            tick_errors: 0,
+        }
+    }
+}
+
+/// Histogram of detection times.
+#[derive(Clone, Debug, Default)]
+pub struct Detection {
+    /// Per bound, not cumulative; the last one is `+Inf`.
+    per_bound: [u64; DETECTION_BOUNDS_SECONDS.len() + 1],
+    sum_seconds: f64,
+}
+
+impl Detection {
+    pub fn observe(&mut self, seconds: f64) {
+        let bound = DETECTION_BOUNDS_SECONDS
+            .iter()
+            .position(|&bound| seconds <= bound)
+            .unwrap_or(DETECTION_BOUNDS_SECONDS.len());
+        self.per_bound[bound] += 1;
+        self.sum_seconds += seconds;
+    }
+}
+
+/// Figures of one (service, endpoint, build) that is judged at the moment.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub service: ServiceName,
+    pub endpoint: EndpointName,
+    pub build: BuildId,
+    /// (budget key, measured over limit).
+    pub ratios: Vec<(&'static str, f64)>,
+    /// The baseline's build and its mean on-CPU seconds.
+    pub baseline: Option<(BuildId, f64)>,
+    /// Mean x `peak_rate` / cores.
+    pub host_share: Option<f64>,
+}
+
+/// A build under judgement: verdict and evidence are for the whole deploy.
+#[derive(Clone, Debug)]
+pub struct BuildEvidence {
+    pub service: ServiceName,
+    pub build: BuildId,
+    /// One of [`VERDICTS`].
+    pub verdict: &'static str,
+    pub log_evidence: f64,
+}
+
+/// Everything that one scrape shows.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    pub tier: Option<Tier>,
+    pub totals: &'a Totals,
+    pub counters: &'a Counters,
+    /// Attributed over total CPU in the recent window, `None` while the service used next to none.
+    pub coverage: Vec<(ServiceName, Option<f64>)>,
+    pub judged: Vec<Judged>,
+    pub evidence: Vec<BuildEvidence>,
+    /// Watched processes per (service, build).
+    pub processes: Vec<(ServiceName, BuildId, u64)>,
+    /// (program, runs, nanoseconds).
+    pub probes: Vec<(String, u64, u64)>,
+}

@@ -1,0 +1,409 @@
+//! Which processes are watched, and under which build's slot.
+//!
+//! Events of the kernel come first, a scan of all processes every few seconds is the safety net. A child is watched
+//! from its first instruction under its parent's slot; what it really is shows a moment later.
+
+use std::collections::{HashMap, HashSet};
+
+use watchdog_common::types::{Conservation, ProcessEvent, ProcessEventKind};
+
+use super::service::{Build, Judged};
+use super::{Agent, Slot};
+use crate::event::{Event, Standing};
+use crate::identity::Identified;
+use crate::incident::{BuildState, Moment};
+use crate::kernel::{EndpointPattern, KernelError};
+use crate::metrics::SlotOwner;
+use crate::model::BuildId;
+use crate::store::StoreError;
+
+const SCAN_EVERY_NS: u64 = 5_000_000_000;
+/// A process is asked again this long after it forked or ran a program: it may have changed directory, or listen now.
+const ASK_AGAIN_AFTER_NS: u64 = 1_000_000_000;
+/// More than this waiting to be asked again: the next scan does it.
+const MAX_WAITING: usize = 4096;
+/// Late samples of a build's last process are still in the ring.
+const CLOSE_SLOT_AFTER_NS: u64 = 2_000_000_000;
+/// A build that is gone keeps its judge and its figures for so long: a restart is not a new build.
+const FORGET_BUILD_AFTER_NS: u64 = 600_000_000_000;
+
+/// The processes that are watched.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    watched: HashMap<u32, Place>,
+    /// When to ask which process again.
+    waiting: Vec<(u64, u32)>,
+    last_scan_mono_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    service: usize,
+    build: BuildId,
+}
+
+impl Processes {
+    /// The next tick scans.
+    pub(super) fn scan_soon(&mut self) {
+        self.last_scan_mono_ns = None;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.watched.len()
+    }
+
+    fn ask_at(&mut self, mono_ns: u64, tgid: u32) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push((mono_ns, tgid));
+        } else {
+            self.scan_soon();
+        }
+    }
+}
+
+impl Agent {
+    /// Tells the kernel the endpoint patterns of every service.
+    pub(super) fn register_services(&mut self) -> Result<(), KernelError> {
+        for (index, service) in self.services.iter().enumerate() {
+            let patterns: Vec<EndpointPattern> = (1_u16..)
+                .zip(&service.config.endpoints)
+                .map(|(index, endpoint)| EndpointPattern {
+                    index,
+                    method: endpoint.method.clone(),
+                    path: endpoint.path.clone(),
+                })
+                .collect();
+            self.kernel.register_service(number(index), &patterns)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn follow_processes(&mut self, events: &[ProcessEvent], now_mono_ns: u64) {
+        for event in events {
+            self.on_process_event(event, now_mono_ns);
+        }
+        let mut due = HashSet::new();
+        self.processes.waiting.retain(|(at, tgid)| {
+            let is_due = *at <= now_mono_ns;
+            if is_due {
+                due.insert(*tgid);
+            }
+            !is_due
+        });
+        for tgid in due {
+            self.ask(tgid, now_mono_ns);
+        }
+        let scan_due = self
+            .processes
+            .last_scan_mono_ns
+            .is_none_or(|last| now_mono_ns.saturating_sub(last) >= SCAN_EVERY_NS);
+        if scan_due {
+            self.scan(now_mono_ns);
+        }
+        // Whatever came with the first look was there before the agent; what comes from now on is new.
+        for service in &mut self.services {
+            service.adopting &= service.builds.is_empty();
+        }
+        self.retire_builds(now_mono_ns);
+    }
+
+    fn on_process_event(&mut self, event: &ProcessEvent, now_mono_ns: u64) {
+        match ProcessEventKind::try_from(event.kind) {
+            Ok(ProcessEventKind::Fork) => {
+                // The kernel watches it under its parent's slot already.
+                let parent = self.processes.watched.get(&event.parent_tgid).cloned();
+                if let Some(place) = parent {
+                    self.enter(event.tgid, &place, now_mono_ns);
+                }
+                self.processes.ask_at(now_mono_ns, event.tgid);
+                self.processes.ask_at(now_mono_ns + ASK_AGAIN_AFTER_NS, event.tgid);
+            }
+            Ok(ProcessEventKind::Exec) => {
+                self.processes.ask_at(now_mono_ns, event.tgid);
+                if event.build_slot != 0
+                    || self.processes.watched.contains_key(&event.tgid)
+                    || self.identifier.matches_by_listening()
+                {
+                    self.processes.ask_at(now_mono_ns + ASK_AGAIN_AFTER_NS, event.tgid);
+                }
+            }
+            Ok(ProcessEventKind::Exit) => {
+                self.leave(event.tgid, now_mono_ns);
+                self.identifier.forget(event.tgid);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn ask(&mut self, tgid: u32, now_mono_ns: u64) {
+        match self.identifier.identify(tgid) {
+            Ok(Some(identified)) => self.place(&identified, now_mono_ns),
+            Ok(None) => self.unwatch(tgid, now_mono_ns),
+            Err(error) => {
+                self.report("reading a process", Err::<(), _>(error));
+            }
+        }
+    }
+
+    fn scan(&mut self, now_mono_ns: u64) {
+        self.processes.last_scan_mono_ns = Some(now_mono_ns);
+        let found = self.identifier.scan();
+        let present: HashSet<u32> = found.iter().map(|identified| identified.pid).collect();
+        let gone: Vec<u32> =
+            self.processes.watched.keys().filter(|tgid| !present.contains(tgid)).copied().collect();
+        for tgid in gone {
+            self.unwatch(tgid, now_mono_ns);
+        }
+        for service in &mut self.services {
+            service.nameless.retain(|tgid, _| present.contains(tgid));
+        }
+        for identified in &found {
+            self.place(identified, now_mono_ns);
+        }
+        for notice in self.identifier.take_notices() {
+            Event::Warning { what: "processes", why: &notice }.emit(&mut self.counters);
+        }
+    }
+
+    /// Puts a process under its build's slot.
+    fn place(&mut self, identified: &Identified, now_mono_ns: u64) {
+        let Some(service) = self.services.get_mut(identified.service) else { return };
+        let Some(build) = identified.build.clone() else {
+            let problem = identified.problem.clone().unwrap_or_else(|| "its build cannot be told".to_owned());
+            if service.nameless.insert(identified.pid, problem.clone()).is_none()
+                && service.nameless.len() == 1
+            {
+                let why = format!("service {}, process {}: {problem}", service.config.name, identified.pid);
+                Event::Warning { what: "a process cannot be judged", why: &why }.emit(&mut self.counters);
+            }
+            self.unwatch(identified.pid, now_mono_ns);
+            return;
+        };
+        service.nameless.remove(&identified.pid);
+        let place = Place { service: identified.service, build };
+        if self.processes.watched.get(&identified.pid) == Some(&place) {
+            return;
+        }
+        let entered = self.open(&place, now_mono_ns);
+        if let Some(slot) = self.report("opening a build", entered) {
+            self.kernel.watch(identified.pid, slot);
+            self.leave(identified.pid, now_mono_ns);
+            self.enter(identified.pid, &place, now_mono_ns);
+        }
+    }
+
+    /// The slot of a build, taken if it has none; makes the build known if it is not.
+    fn open(&mut self, place: &Place, now_mono_ns: u64) -> anyhow::Result<u16> {
+        if !self.services[place.service].builds.contains_key(&place.build) {
+            self.build_appeared(place, now_mono_ns)?;
+        } else if self.services[place.service].builds[&place.build].processes.is_empty() {
+            self.build_is_back(place, now_mono_ns)?;
+        }
+        let service = &mut self.services[place.service];
+        let build = service.builds.get_mut(&place.build).expect("it was made above");
+        if let Some(slot) = build.slot {
+            return Ok(slot);
+        }
+        let endpoints = u16::try_from(service.endpoints.len())?;
+        let slot = self.kernel.open_slot(number(place.service), endpoints)?;
+        build.slot = Some(slot);
+        let owner = SlotOwner {
+            service: service.config.name.clone(),
+            build: place.build.clone(),
+            endpoints: service.endpoints.clone(),
+        };
+        self.totals.open_slot(slot, owner);
+        let entry = Slot {
+            service: place.service,
+            build: place.build.clone(),
+            conservation: Conservation::default(),
+        };
+        self.slots.insert(slot, entry);
+        Ok(slot)
+    }
+
+    /// A build that this agent does not know: from the ledger, or new.
+    fn build_appeared(&mut self, place: &Place, now_mono_ns: u64) -> Result<(), StoreError> {
+        let service = &self.services[place.service];
+        let name = &service.config.name;
+        let known = self.store.build(name, &place.build)?;
+        let (initial, why) = if service.adopting {
+            (BuildState::Adopted, "ran when the agent first came to the service")
+        } else {
+            (BuildState::Probation, "appeared after another build was known")
+        };
+        let record = self.store.build_appeared(name, &place.build, initial, why, &Moment::now())?;
+        let standing = match (&known, record.state) {
+            (None, BuildState::Adopted) => Standing::Adopted,
+            (None, _) => Standing::New,
+            (Some(_), BuildState::Probation) => Standing::OnProbation,
+            (Some(_), BuildState::Adopted | BuildState::Good) => Standing::Good,
+            (Some(_), BuildState::Condemned) => Standing::Condemned,
+        };
+        let aggregate = service.stored_aggregate(&self.store, &place.build)?;
+        let judged = self.judged_for(place.service, &place.build, record.state, now_mono_ns)?;
+        let service = &mut self.services[place.service];
+        let build = Build {
+            state: record.state,
+            slot: None,
+            processes: HashSet::new(),
+            youngest_mono_ns: now_mono_ns,
+            first_seen_mono_ns: now_mono_ns,
+            state_since: record.state_since,
+            gone_since_mono_ns: None,
+            saved_requests: aggregate.requests(),
+            aggregate,
+            judged,
+        };
+        service.builds.insert(place.build.clone(), build);
+        let name = service.config.name.clone();
+        Event::BuildAppeared { service: &name, build: &place.build, standing }.emit(&mut self.counters);
+        if standing == Standing::Condemned {
+            self.condemned_is_back(place.service, &place.build);
+        }
+        Ok(())
+    }
+
+    /// Its last process had ended a moment ago.
+    fn build_is_back(&mut self, place: &Place, now_mono_ns: u64) -> Result<(), StoreError> {
+        let service = &self.services[place.service];
+        let name = service.config.name.clone();
+        let state = service.builds[&place.build].state;
+        let record = self.store.build_appeared(&name, &place.build, state, "came back", &Moment::now())?;
+        let judge_missing = service.builds[&place.build].judged.is_none();
+        let judged = if judge_missing {
+            self.judged_for(place.service, &place.build, record.state, now_mono_ns)?
+        } else {
+            None
+        };
+        let build = self.services[place.service].builds.get_mut(&place.build).expect("the caller looked");
+        build.state = record.state;
+        build.state_since = record.state_since;
+        if judge_missing {
+            build.judged = judged;
+        }
+        if record.state == BuildState::Condemned {
+            Event::BuildAppeared { service: &name, build: &place.build, standing: Standing::Condemned }
+                .emit(&mut self.counters);
+            self.condemned_is_back(place.service, &place.build);
+        }
+        Ok(())
+    }
+
+    /// A judge for a build in this state: with the last good build on probation, by the absolute budgets alone when
+    /// adopted, none otherwise.
+    fn judged_for(
+        &self,
+        service: usize,
+        build: &BuildId,
+        state: BuildState,
+        now_mono_ns: u64,
+    ) -> Result<Option<Judged>, StoreError> {
+        let service = &self.services[service];
+        let baseline = match state {
+            BuildState::Probation => service.baseline(&self.store, build)?,
+            BuildState::Adopted => None,
+            BuildState::Good | BuildState::Condemned => return Ok(None),
+        };
+        let lost = self.lost_for_good();
+        Ok(Some(Judged::new(&service.config, build, now_mono_ns, baseline, lost)))
+    }
+
+    fn enter(&mut self, tgid: u32, place: &Place, now_mono_ns: u64) {
+        let service = &mut self.services[place.service];
+        if let Some(build) = service.builds.get_mut(&place.build) {
+            build.processes.insert(tgid);
+            build.youngest_mono_ns = now_mono_ns;
+            build.gone_since_mono_ns = None;
+        }
+        self.processes.watched.insert(tgid, place.clone());
+    }
+
+    /// The process ended or moves to another build.
+    fn leave(&mut self, tgid: u32, now_mono_ns: u64) {
+        let Some(place) = self.processes.watched.remove(&tgid) else { return };
+        let Some(service) = self.services.get_mut(place.service) else { return };
+        if let Some(build) = service.builds.get_mut(&place.build) {
+            build.processes.remove(&tgid);
+            if build.processes.is_empty() {
+                build.gone_since_mono_ns = Some(now_mono_ns);
+            }
+        }
+    }
+
+    fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
+        if self.processes.watched.contains_key(&tgid) {
+            self.kernel.unwatch(tgid);
+            self.leave(tgid, now_mono_ns);
+        }
+    }
+
+    /// Gives slots of builds back whose last process ended, and forgets builds that are gone for long.
+    fn retire_builds(&mut self, now_mono_ns: u64) {
+        let mut closing = Vec::new();
+        for (index, service) in self.services.iter_mut().enumerate() {
+            for (id, build) in &mut service.builds {
+                let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
+                if build.processes.is_empty()
+                    && gone_ns >= CLOSE_SLOT_AFTER_NS
+                    && let Some(slot) = build.slot.take()
+                {
+                    closing.push((index, id.clone(), slot));
+                }
+            }
+            service.builds.retain(|_, build| {
+                let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
+                let saved = !build.is_baseline() || build.saved_requests == build.aggregate.requests();
+                build.slot.is_some() || gone_ns < FORGET_BUILD_AFTER_NS || !saved
+            });
+        }
+        if closing.is_empty() {
+            return;
+        }
+        self.read_series();
+        for (service, build, slot) in closing {
+            self.close_slot(slot);
+            let name = self.services[service].config.name.clone();
+            Event::BuildGone { service: &name, build: &build }.emit(&mut self.counters);
+        }
+    }
+
+    /// After the last reading of its figures.
+    fn close_slot(&mut self, slot: u16) {
+        self.totals.close_slot(slot);
+        self.slots.remove(&slot);
+        let closed = self.kernel.close_slot(slot);
+        self.report("closing a build slot", closed);
+    }
+
+    /// Everything off, for a new configuration: processes are watched again by the scan that follows.
+    pub(super) fn release_all(&mut self) {
+        self.read_series();
+        let watched: Vec<u32> = self.processes.watched.keys().copied().collect();
+        for tgid in watched {
+            self.unwatch(tgid, self.last_tick_mono_ns);
+        }
+        let slots: Vec<u16> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.close_slot(slot);
+        }
+        for service in &mut self.services {
+            for build in service.builds.values_mut() {
+                build.slot = None;
+            }
+        }
+        self.processes = Processes::default();
+    }
+
+    /// Takes the kernel's cumulative figures into the totals: at scrapes and before slots are closed.
+    pub(super) fn read_series(&mut self) {
+        let series = self.kernel.series();
+        if let Some(series) = self.report("reading the request counters", series) {
+            self.totals.observe_series(&series);
+        }
+    }
+}
+
+fn number(service: usize) -> u32 {
+    u32::try_from(service).expect("the configuration has at most 64 services")
+}

@@ -1,0 +1,249 @@
+//! Starts the agent, turns its loop, reloads and stops it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::service::Service;
+use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
+use crate::clock;
+use crate::config::{Config, ConfigErrors, ServiceConfig};
+use crate::control::server as control;
+use crate::event::logging::LogLevel;
+use crate::event::{Event, logging, notify};
+use crate::identity::Identifier;
+use crate::kernel::Kernel;
+use crate::metrics::server::{self as http, Heartbeat};
+use crate::metrics::{Counters, Totals};
+use crate::store::{Store, StoreError};
+
+const TICK: Duration = Duration::from_millis(100);
+/// Process events wake the loop at once, but not more often than this: a host that compiles starts thousands.
+const LEAST_BETWEEN_TICKS: Duration = Duration::from_millis(10);
+/// For the final write to the ledger.
+const STOP_WITHIN: Duration = Duration::from_millis(800);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(options: AgentOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // The ledger's writes and the hook's files; each thread costs memory.
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(start_and_loop(options));
+    // A write that still waits for the disk must not keep the process: what it would write is rewritten next time.
+    runtime.shutdown_timeout(STOP_WITHIN);
+    result
+}
+
+fn load(options: &AgentOptions) -> Result<Config, ConfigErrors> {
+    let mut config = Config::load(&options.config_file)?;
+    options.overrides.apply(&mut config.agent)?;
+    Ok(config)
+}
+
+async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
+    let config = load(&options)?;
+    let log = logging::init(&config.agent.log);
+    let mut counters = Counters::default();
+    warn_all(&config, &mut counters);
+    let store = Arc::new(Store::open(&config.agent.state_dir)?);
+    let kernel = Kernel::load(&options.kernel)?;
+
+    let heartbeat = Heartbeat::default();
+    let (scrapes_in, mut scrapes) = mpsc::channel(4);
+    let listen = config.agent.listen;
+    let listener = http::bind(listen).await.with_context(|| {
+        format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
+    })?;
+    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
+
+    let (calls_in, mut calls) = mpsc::channel(4);
+    let socket = control::bind(&config.agent.control, &config.agent.control_group)?;
+    if let Some(warning) = &socket.warning {
+        Event::Warning { what: "control socket", why: warning }.emit(&mut counters);
+    }
+    tokio::spawn(control::serve(socket, calls_in));
+
+    let (rollback_events, mut rollbacks) = mpsc::unbounded_channel();
+    let now_mono_ns = clock::mono_ns();
+    let mut agent = Agent {
+        identifier: Identifier::new(&config.services),
+        services: make_services(&config.services, &store)?,
+        options,
+        config,
+        store,
+        kernel,
+        slots: std::collections::HashMap::new(),
+        processes: Processes::default(),
+        incidents: Incidents::default(),
+        totals: Totals::default(),
+        counters,
+        failures: Failures::default(),
+        rollback_events,
+        started_mono_ns: now_mono_ns,
+        last_tick_mono_ns: now_mono_ns,
+        losses_told: Told::default(),
+    };
+    agent.register_services()?;
+    // What an earlier agent left open comes first: its builds are no news.
+    agent.reconcile()?;
+    agent.tick(clock::mono_ns());
+    heartbeat.beat(clock::mono_ns());
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let process_events = agent.kernel.process_events_fd().try_clone_to_owned()?;
+    // SAFETY: the copy of the descriptor is owned by the `AsyncFd`, which closes it only after it has taken it out of
+    // the poll set.
+    let process_events = unsafe { AsyncFd::register(process_events)? };
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let alive_every = notify::alive_every();
+    let mut last_alive = Instant::now();
+    let mut last_tick = Instant::now();
+
+    Event::Started { services: agent.services.len(), report: agent.kernel.report() }
+        .emit(&mut agent.counters);
+    notify::ready(&agent.summary());
+    let why = loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            ready = process_events.readable() => {
+                if let Ok(mut guard) = ready {
+                    guard.clear_ready();
+                }
+                sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
+            }
+            Some(event) = rollbacks.recv() => agent.on_rollback_event(event, clock::mono_ns()),
+            Some(call) = calls.recv() => agent.answer(call),
+            Some(reply) = scrapes.recv() => {
+                let _ = reply.send(agent.scrape());
+            }
+            _ = hangup.recv() => agent.reload(&log),
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+        }
+        // Whatever woke the loop, no tick is late because of it; and none comes twice within its time.
+        if last_tick.elapsed() >= LEAST_BETWEEN_TICKS {
+            last_tick = Instant::now();
+            agent.tick(clock::mono_ns());
+            heartbeat.beat(clock::mono_ns());
+            if alive_every.is_some_and(|every| last_alive.elapsed() >= every) {
+                last_alive = Instant::now();
+                notify::alive();
+            }
+        }
+    };
+    notify::stopping();
+    Event::Stopping { why }.emit(&mut agent.counters);
+    agent.tick(clock::mono_ns());
+    agent.save_baselines_now();
+    // Dropping the agent drops the kernel programs; the socket's file goes with its task.
+    Ok(())
+}
+
+fn warn_all(config: &Config, counters: &mut Counters) {
+    for warning in &config.warnings {
+        Event::Warning { what: "configuration", why: warning }.emit(counters);
+    }
+}
+
+/// A configuration holds regular expressions, so it has no `PartialEq`; its debug form has every value.
+fn as_text(config: &(impl std::fmt::Debug + ?Sized)) -> String {
+    format!("{config:?}")
+}
+
+fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service>, StoreError> {
+    configs
+        .iter()
+        .map(|config| {
+            let unknown = store.builds(Some(&config.name))?.is_empty();
+            Ok(Service::new(config.clone(), unknown))
+        })
+        .collect()
+}
+
+impl Agent {
+    fn summary(&self) -> String {
+        format!(
+            "watching {} processes of {} services, kernel tier {:?}",
+            self.processes.len(),
+            self.services.len(),
+            self.kernel.report().tier
+        )
+    }
+
+    /// SIGHUP: takes a new configuration, or keeps the old one and says why.
+    fn reload(&mut self, log: &LogLevel) {
+        notify::reloading();
+        let file = self.options.config_file.display().to_string();
+        match load(&self.options) {
+            Ok(config) => match self.take_config(config, log) {
+                Ok(()) => Event::ConfigLoaded { file: &file }.emit(&mut self.counters),
+                Err(error) => Event::ConfigRejected { file: &file, errors: &error }.emit(&mut self.counters),
+            },
+            Err(errors) => Event::ConfigRejected { file: &file, errors: &errors }.emit(&mut self.counters),
+        }
+        notify::ready(&self.summary());
+    }
+
+    /// Builds and judges of services that did not change go on; everything else begins anew from the ledger.
+    fn take_config(&mut self, config: Config, log: &LogLevel) -> anyhow::Result<()> {
+        warn_all(&config, &mut self.counters);
+        self.keep_what_needs_a_restart(&config);
+        if let Err(error) = log.set(&config.agent.log) {
+            Event::Warning { what: "the log level stays as it was", why: &error }.emit(&mut self.counters);
+        }
+        if as_text(&config.services) == as_text(&self.config.services) {
+            // Nothing to watch differently: not one request is missed.
+            self.config = config;
+            return Ok(());
+        }
+        let mut services = make_services(&config.services, &self.store)?;
+        self.save_baselines_now();
+        self.release_all();
+        for index in services.len()..self.services.len() {
+            // The kernel forgets the patterns of a service that is gone.
+            let cleared = self.kernel.register_service(u32::try_from(index)?, &[]);
+            self.report("clearing a service's endpoints", cleared);
+        }
+        for service in &mut services {
+            let same = |old: &&mut Service| old.config.name == service.config.name;
+            let Some(old) = self.services.iter_mut().find(same) else { continue };
+            service.builds = std::mem::take(&mut old.builds);
+            service.adopting = old.adopting;
+            let unchanged = as_text(&old.config) == as_text(&service.config);
+            if !unchanged {
+                service.builds.retain(|_, build| build.judged.is_none());
+            }
+        }
+        self.identifier.reload(&config.services);
+        self.services = services;
+        self.config = config;
+        self.renumber_incidents();
+        self.register_services()?;
+        // At once: what is not watched is not measured.
+        self.follow_processes(&[], clock::mono_ns());
+        Ok(())
+    }
+
+    /// Addresses and paths are taken once.
+    fn keep_what_needs_a_restart(&mut self, new: &Config) {
+        let (old, new) = (&self.config.agent, &new.agent);
+        if (old.listen, &old.state_dir, &old.control, &old.control_group)
+            != (new.listen, &new.state_dir, &new.control, &new.control_group)
+        {
+            let why = "listen, state_dir, control and control_group need `systemctl restart load-watchdog`";
+            Event::Warning { what: "a changed setting is not in force yet", why: &why }
+                .emit(&mut self.counters);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the agent keeps of each service and build while it runs.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::aggregate::{Baseline, BuildAggregate};
+use crate::config::ServiceConfig;
+use crate::incident::{BuildState, Moment};
+use crate::model::{BuildId, EndpointName};
+use crate::store::{Store, StoreError};
+use crate::verdict::{HostFacts, Judge, Probation, Verdict};
+
+use super::coverage::Coverage;
+
+/// A configured service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) config: ServiceConfig,
+    /// By endpoint index as the kernel counts: "other" first, then as configured.
+    pub(super) endpoints: Vec<EndpointName>,
+    pub(super) builds: BTreeMap<BuildId, Build>,
+    pub(super) coverage: Coverage,
+    /// Until the first build was seen of a service that the ledger does not know: what is there is adopted.
+    pub(super) adopting: bool,
+    /// Processes that match the service but whose build could not be read, with the reason.
+    pub(super) nameless: BTreeMap<u32, String>,
+}
+
+impl Service {
+    pub(super) fn new(config: ServiceConfig, adopting: bool) -> Self {
+        let mut endpoints = vec![EndpointName::other()];
+        endpoints.extend(config.endpoints.iter().map(|endpoint| endpoint.name.clone()));
+        Self {
+            config,
+            endpoints,
+            builds: BTreeMap::new(),
+            coverage: Coverage::default(),
+            adopting,
+            nameless: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn processes(&self) -> u64 {
+        self.builds.values().map(|build| build.processes.len() as u64).sum()
+    }
+
+    /// Whether any process began less than `span_ns` ago.
+    pub(super) fn is_starting(&self, now_mono_ns: u64, span_ns: u64) -> bool {
+        self.builds.values().any(|build| now_mono_ns.saturating_sub(build.youngest_mono_ns) < span_ns)
+    }
+
+    /// The last good build with what is known of it: the memory's figures while it runs, the ledger's otherwise.
+    ///
+    /// When the last good build has too few requests on every endpoint, an earlier good one that has enough is taken.
+    pub(super) fn baseline(&self, store: &Store, not: &BuildId) -> Result<Option<Baseline>, StoreError> {
+        let mut first = None;
+        for record in store.builds(Some(&self.config.name))? {
+            if record.build == *not || !record.state.is_restorable() {
+                continue;
+            }
+            let aggregate = match self.builds.get(&record.build) {
+                Some(build) => build.aggregate.clone(),
+                None => self.stored_aggregate(store, &record.build)?,
+            };
+            let baseline = Baseline::new(record.build, aggregate);
+            if self.endpoints.iter().any(|endpoint| baseline.endpoint(endpoint).is_some()) {
+                return Ok(Some(baseline));
+            }
+            first = first.or(Some(baseline));
+        }
+        Ok(first)
+    }
+
+    /// What the ledger has of a build, by endpoint.
+    pub(super) fn stored_aggregate(
+        &self,
+        store: &Store,
+        build: &BuildId,
+    ) -> Result<BuildAggregate, StoreError> {
+        let mut aggregate = BuildAggregate::default();
+        for endpoint in &self.endpoints {
+            if let Some(stored) = store.baseline(&self.config.name, endpoint, build)?
+                && let Ok(figures) = serde_json::from_str(&stored.json)
+            {
+                aggregate.endpoints.insert(endpoint.clone(), figures);
+            }
+        }
+        Ok(aggregate)
+    }
+}
+
+/// A build of a service that runs, or ran a moment ago.
+#[derive(Debug)]
+pub(super) struct Build {
+    pub(super) state: BuildState,
+    /// Taken while it has processes.
+    pub(super) slot: Option<u16>,
+    pub(super) processes: HashSet<u32>,
+    /// When its newest process was first seen.
+    pub(super) youngest_mono_ns: u64,
+    /// When this agent first saw it.
+    pub(super) first_seen_mono_ns: u64,
+    /// Since when it has been in its state.
+    pub(super) state_since: Moment,
+    /// When its last process ended.
+    pub(super) gone_since_mono_ns: Option<u64>,
+    pub(super) aggregate: BuildAggregate,
+    /// Of `aggregate`, what the ledger has.
+    pub(super) saved_requests: u64,
+    pub(super) judged: Option<Judged>,
+}
+
+impl Build {
+    /// Only good builds' figures are kept: they are what new builds are compared with.
+    pub(super) fn is_baseline(&self) -> bool {
+        self.state.is_restorable()
+    }
+}
+
+/// The judgement of a build.
+#[derive(Debug)]
+pub(super) struct Judged {
+    pub(super) judge: Judge,
+    /// The baseline that the judge was given, for the metrics and the status.
+    pub(super) baseline: Option<Baseline>,
+    pub(super) verdict: Verdict,
+    /// Requests that were lost before it began.
+    pub(super) lost_before: u64,
+    /// New requests since `verdict`.
+    pub(super) stale: bool,
+    pub(super) verdict_mono_ns: u64,
+    /// "Exceeds" was dealt with.
+    pub(super) settled: bool,
+    /// Whether people were told that it cannot be measured.
+    pub(super) told_unmeasurable: bool,
+    /// End of its first request on a watched endpoint.
+    pub(super) first_end_mono_ns: Option<u64>,
+}
+
+impl Judged {
+    pub(super) fn new(
+        service: &ServiceConfig,
+        build: &BuildId,
+        now_mono_ns: u64,
+        baseline: Option<Baseline>,
+        lost_before: u64,
+    ) -> Self {
+        let probation = Probation::new(build.clone(), now_mono_ns);
+        let judge = Judge::new(service, probation, host(), baseline.as_ref());
+        let verdict = Verdict::Undecided { missing: Vec::new(), evidence: None };
+        Self {
+            judge,
+            baseline,
+            verdict,
+            lost_before,
+            stale: true,
+            verdict_mono_ns: 0,
+            settled: false,
+            told_unmeasurable: false,
+            first_end_mono_ns: None,
+        }
+    }
+}
+
+pub(super) fn host() -> HostFacts {
+    let cores = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
+    HostFacts { cores: cores as f64 }
+}

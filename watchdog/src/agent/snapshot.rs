@@ -1,0 +1,239 @@
+//! What the loop answers between two ticks: commands and scrapes.
+
+use watchdog_common::types::Loss;
+
+use super::Agent;
+use super::service::{Build, Judged, Service, host};
+use crate::aggregate::EndpointAggregate;
+use crate::control::server::Call;
+use crate::control::{
+    AgentStatus, BuildStatus, Command, EndpointStatus, Outcome, Refusal, RefusalCode, ServiceStatus,
+    StatusSnapshot, ledger,
+};
+use crate::incident::Moment;
+use crate::kernel::Tier;
+use crate::metrics::{self, BuildEvidence, Snapshot};
+use crate::model::{BuildId, EndpointName};
+use crate::verdict::Verdict;
+
+impl Agent {
+    pub(super) fn answer(&mut self, call: Call) {
+        let outcome = match &call.command {
+            Command::Status => Outcome::Status(self.status()),
+            Command::Approve { incident } => self.approve(incident, &call.by),
+            command => ledger::read(&self.store, command, &self.process_counts()).unwrap_or_else(|error| {
+                Outcome::Error(Refusal { code: RefusalCode::Failed, message: error.to_string() })
+            }),
+        };
+        // The client may have gone away.
+        let _ = call.reply.send(outcome);
+    }
+
+    fn process_counts(&self) -> ledger::ProcessCounts {
+        let mut counts = ledger::ProcessCounts::new();
+        for service in &self.services {
+            for (id, build) in &service.builds {
+                counts.insert((service.config.name.clone(), id.clone()), build.processes.len() as u64);
+            }
+        }
+        counts
+    }
+
+    fn status(&self) -> StatusSnapshot {
+        let report = self.kernel.report();
+        let losses = Loss::ALL
+            .iter()
+            .zip(self.counters.losses)
+            .filter(|(_, count)| *count > 0)
+            .map(|(loss, count)| (loss.label().to_owned(), count));
+        StatusSnapshot {
+            agent: AgentStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_seconds: self.age_seconds(self.started_mono_ns),
+                config_file: self.options.config_file.display().to_string(),
+                config_ok: self.counters.reload_ok,
+                tier: match report.tier {
+                    Tier::Core => "core",
+                    Tier::A => "a",
+                }
+                .to_owned(),
+                degraded: report.degraded.iter().map(|(what, why)| format!("{what}: {why}")).collect(),
+                losses: losses.collect(),
+            },
+            services: (0..self.services.len()).map(|index| self.service_status(index)).collect(),
+        }
+    }
+
+    fn age_seconds(&self, mono_ns: u64) -> f64 {
+        self.last_tick_mono_ns.saturating_sub(mono_ns) as f64 * 1e-9
+    }
+
+    fn service_status(&self, index: usize) -> ServiceStatus {
+        let service = &self.services[index];
+        let coverage = service.coverage.ratio();
+        ServiceStatus {
+            service: service.config.name.clone(),
+            mode: service.config.mode,
+            processes: service.processes(),
+            coverage,
+            min_coverage: self.config.agent.min_coverage,
+            problems: problems(service, coverage, self.config.agent.min_coverage),
+            open_incident: self.open_incident(index).map(ToString::to_string),
+            builds: service.builds.iter().map(|(id, build)| self.build_status(service, id, build)).collect(),
+        }
+    }
+
+    fn build_status(&self, service: &Service, id: &BuildId, build: &Build) -> BuildStatus {
+        let on_probation = build.state == crate::incident::BuildState::Probation;
+        let guarded = build.state_since.until(&Moment::now());
+        // An adopted build is held to absolute budgets only: worth a word when it breaks one.
+        let told = |judged: &&Judged| on_probation || !matches!(judged.verdict, Verdict::Undecided { .. });
+        let judged = build.judged.as_ref().filter(told);
+        BuildStatus {
+            build: id.clone(),
+            state: build.state.name().to_owned(),
+            processes: build.processes.len() as u64,
+            seen_for_seconds: self.age_seconds(build.first_seen_mono_ns),
+            probation_left_seconds: on_probation
+                .then(|| service.config.guard_for.saturating_sub(guarded).as_secs_f64()),
+            log_evidence: judged.map(|judged| judged.judge.log_evidence().0),
+            verdict: judged.map(|judged| judged.verdict.label().to_owned()),
+            sentence: judged.map(|judged| judged.verdict.sentence()),
+            endpoints: service
+                .config
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint_status(&endpoint.name, &endpoint.budget, build))
+                .collect(),
+        }
+    }
+
+    /// The Prometheus exposition.
+    pub(super) fn scrape(&mut self) -> String {
+        self.read_series();
+        let mut judged = Vec::new();
+        let mut evidence = Vec::new();
+        let mut coverage = Vec::new();
+        let mut processes = Vec::new();
+        for service in &self.services {
+            let name = &service.config.name;
+            coverage.push((name.clone(), service.coverage.ratio()));
+            for (id, build) in &service.builds {
+                processes.push((name.clone(), id.clone(), build.processes.len() as u64));
+                let Some(judgement) = &build.judged else { continue };
+                evidence.push(BuildEvidence {
+                    service: name.clone(),
+                    build: id.clone(),
+                    verdict: judgement.verdict.label(),
+                    log_evidence: judgement.judge.log_evidence().0,
+                });
+                judged.extend(endpoint_metrics(service, id, build, judgement));
+            }
+        }
+        let rendered = metrics::render(&Snapshot {
+            tier: Some(self.kernel.report().tier),
+            totals: &self.totals,
+            counters: &self.counters,
+            coverage,
+            judged,
+            evidence,
+            processes,
+            probes: self.kernel.probe_stats(),
+        });
+        self.report("rendering the metrics", rendered).unwrap_or_default()
+    }
+}
+
+/// What keeps a service from being judged, and what to do.
+fn problems(service: &Service, coverage: Option<f64>, min_coverage: f64) -> Vec<String> {
+    let mut problems = Vec::new();
+    if service.processes() == 0 && service.nameless.is_empty() {
+        problems.push(
+            "No process matches: nothing is measured. Check `match` of the service against `ps` and `systemctl status`."
+                .to_owned(),
+        );
+    }
+    if let Some((tgid, problem)) = service.nameless.iter().next() {
+        problems.push(format!(
+            "The build of {} process(es) cannot be told, so they are not measured; process {tgid}: {problem}",
+            service.nameless.len()
+        ));
+    }
+    if let Some(coverage) = coverage.filter(|coverage| *coverage < min_coverage) {
+        problems.push(format!(
+            "Only {:.0} % of the CPU time could be charged to requests, {:.0} % are needed: nothing is judged. The \
+             losses by reason say why, such as tls (the application ends TLS itself), http2, io_uring.",
+            coverage * 100.0,
+            min_coverage * 100.0
+        ));
+    }
+    if service.config.endpoints.is_empty() {
+        problems.push("No endpoint is configured: nothing is judged. Add a [[service.endpoint]].".to_owned());
+    }
+    problems
+}
+
+fn endpoint_status(name: &EndpointName, budget: &crate::config::Budget, build: &Build) -> EndpointStatus {
+    let seen = build.aggregate.endpoint(name);
+    let baseline = build.judged.as_ref().and_then(|judged| judged.baseline.as_ref());
+    let of_baseline = baseline.and_then(|baseline| Some((baseline, baseline.endpoint(name)?)));
+    EndpointStatus {
+        endpoint: name.clone(),
+        requests: seen.map_or(0, EndpointAggregate::requests),
+        mean_cpu_seconds: seen.and_then(mean_seconds),
+        p99_cpu_seconds: seen.and_then(p99_seconds),
+        budget_mean_cpu_seconds: budget.mean_cpu.map(|limit| limit.as_secs_f64()),
+        budget_vs_baseline: budget.vs_baseline,
+        baseline_build: of_baseline.map(|(baseline, _)| baseline.build.clone()),
+        baseline_mean_cpu_seconds: of_baseline.and_then(|(_, figures)| mean_seconds(figures)),
+    }
+}
+
+fn mean_seconds(figures: &EndpointAggregate) -> Option<f64> {
+    figures.mean_ns().map(|mean_ns| mean_ns * 1e-9)
+}
+
+fn p99_seconds(figures: &EndpointAggregate) -> Option<f64> {
+    let sketch = figures.pooled(|_| true).sketch;
+    // The smallest value that at least 99 % do not exceed.
+    let rank = (sketch.total() * 99).div_ceil(100);
+    sketch.order_statistic(rank).map(|bucket| bucket.high as f64 * 1e-9)
+}
+
+fn endpoint_metrics(
+    service: &Service,
+    id: &BuildId,
+    build: &Build,
+    judgement: &Judged,
+) -> Vec<metrics::Judged> {
+    let cores = host().cores;
+    let mut points = Vec::new();
+    for endpoint in &service.config.endpoints {
+        let status = endpoint_status(&endpoint.name, &endpoint.budget, build);
+        let mut ratios = Vec::new();
+        if let Some(mean) = status.mean_cpu_seconds {
+            if let Some(limit) = status.budget_mean_cpu_seconds.filter(|limit| *limit > 0.0) {
+                ratios.push(("mean_cpu", mean / limit));
+            }
+            if let (Some(ratio), Some(baseline)) =
+                (status.budget_vs_baseline, status.baseline_mean_cpu_seconds)
+            {
+                ratios.push(("vs_baseline", mean / (baseline * ratio)));
+            }
+        }
+        let baseline = judgement.baseline.as_ref().map(|baseline| baseline.build.clone());
+        points.push(metrics::Judged {
+            service: service.config.name.clone(),
+            endpoint: endpoint.name.clone(),
+            build: id.clone(),
+            ratios,
+            baseline: baseline.zip(status.baseline_mean_cpu_seconds),
+            host_share: status
+                .mean_cpu_seconds
+                .zip(endpoint.budget.peak_rate)
+                .map(|(mean, rate)| mean * rate / cores),
+        });
+    }
+    points
+}

@@ -1,0 +1,109 @@
+//! Builds and incidents as the ledger has them: for the agent's answers, and for the commands when no agent runs.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::{BuildRecord, BuildsSnapshot, Command, IncidentDetail, IncidentSummary, Outcome};
+use super::{Refusal, RefusalCode, TimelineEntry};
+use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId};
+use crate::model::{BuildId, ServiceName};
+use crate::store::{self, Store, StoreError};
+
+/// Incidents that a list shows.
+const LISTED: u32 = 50;
+
+/// Whether the ledger alone can answer.
+pub fn has(command: &Command) -> bool {
+    matches!(command, Command::Builds | Command::Incidents | Command::Incident { .. })
+}
+
+pub fn exists(state_dir: &Path) -> bool {
+    state_dir.join(store::DATABASE).exists()
+}
+
+/// Processes that run now, by service and build.
+pub type ProcessCounts = HashMap<(ServiceName, BuildId), u64>;
+
+/// Answers without an agent.
+pub fn answer(state_dir: &Path, command: &Command) -> Result<Outcome, StoreError> {
+    read(&Store::open_reader(state_dir)?, command, &ProcessCounts::new())
+}
+
+/// Answers from an open ledger.
+pub fn read(store: &Store, command: &Command, processes: &ProcessCounts) -> Result<Outcome, StoreError> {
+    match command {
+        Command::Builds => builds(store, processes).map(Outcome::Builds),
+        Command::Incidents => {
+            let incidents = store.incidents(LISTED)?;
+            Ok(Outcome::Incidents(incidents.into_iter().map(summary).collect()))
+        }
+        Command::Incident { id } => match incident(store, id) {
+            Err(error @ StoreError::NoIncident(_)) => Ok(Outcome::Error(Refusal {
+                code: RefusalCode::NotFound,
+                message: format!("{error}; `load-watchdog incidents` lists them"),
+            })),
+            other => other.map(Outcome::Incident),
+        },
+        Command::Status | Command::Approve { .. } => Ok(Outcome::Error(Refusal {
+            code: RefusalCode::Failed,
+            message: "only a running agent can answer this".to_owned(),
+        })),
+    }
+}
+
+fn builds(store: &Store, processes: &ProcessCounts) -> Result<BuildsSnapshot, StoreError> {
+    let records = store.builds(None)?.into_iter().map(|record| BuildRecord {
+        processes: processes.get(&(record.service.clone(), record.build.clone())).copied().unwrap_or(0),
+        service: record.service,
+        build: record.build,
+        state: record.state.name().to_owned(),
+        first_seen_unix_ms: record.first_seen.unix_ms,
+        note: record.why,
+    });
+    Ok(BuildsSnapshot { builds: records.collect() })
+}
+
+fn incident(store: &Store, id: &str) -> Result<IncidentDetail, StoreError> {
+    let id = IncidentId::from(id);
+    let incident = store.incident(&id)?;
+    let mut timeline: Vec<TimelineEntry> =
+        store.events(&id)?.into_iter().map(|event| entry(&event)).collect();
+    timeline.extend(store.attempts(&id)?.into_iter().filter_map(|attempt| output(&attempt)));
+    timeline.sort_by_key(|entry| entry.unix_ms);
+    Ok(IncidentDetail { summary: summary(incident), timeline })
+}
+
+fn summary(incident: Incident) -> IncidentSummary {
+    IncidentSummary {
+        id: incident.id.to_string(),
+        service: incident.service,
+        endpoint: Some(incident.endpoint),
+        bad_build: incident.bad_build,
+        good_build: incident.good_build,
+        state: incident.state.name().to_owned(),
+        opened_unix_ms: incident.detected.unix_ms,
+        sentence: incident.reason,
+    }
+}
+
+fn entry(event: &IncidentEvent) -> TimelineEntry {
+    let text = if event.note.is_empty() {
+        event.to.name().to_owned()
+    } else {
+        format!("{}: {}", event.to.name(), event.note)
+    };
+    TimelineEntry { unix_ms: event.at.unix_ms, text }
+}
+
+/// What the hook printed, as one entry at its end.
+fn output(attempt: &Attempt) -> Option<TimelineEntry> {
+    let ended = attempt.ended.as_ref()?;
+    let printed: Vec<&str> = attempt.stdout.lines().chain(attempt.stderr.lines()).collect();
+    if printed.is_empty() {
+        return None;
+    }
+    Some(TimelineEntry {
+        unix_ms: ended.unix_ms,
+        text: format!("the hook (attempt {}) printed: {}", attempt.attempt, printed.join(" | ")),
+    })
+}

@@ -1,0 +1,215 @@
+//! The control socket: one JSON request on a line, one JSON response on a line.
+//!
+//! The types here are what `--json` prints: fields are added, never renamed or removed, within one [`PROTOCOL`].
+
+pub mod client;
+pub mod ledger;
+pub mod server;
+pub mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Mode;
+use crate::model::{BuildId, EndpointName, ServiceName};
+
+/// Version of the protocol and of the JSON output.
+pub const PROTOCOL: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub version: u32,
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    Status,
+    Builds,
+    Incidents,
+    Incident {
+        id: String,
+    },
+    /// Runs the hook of an incident that waits for a person (mode "approve").
+    Approve {
+        incident: String,
+    },
+}
+
+impl Command {
+    /// Whether it changes anything: such commands need root or the control group.
+    pub fn writes(&self) -> bool {
+        matches!(self, Self::Approve { .. })
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Response {
+    pub version: u32,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "result", content = "data", rename_all = "snake_case")]
+pub enum Outcome {
+    Status(StatusSnapshot),
+    Builds(BuildsSnapshot),
+    Incidents(Vec<IncidentSummary>),
+    Incident(IncidentDetail),
+    /// A write command was carried out.
+    Done(String),
+    Error(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    BadRequest,
+    /// The client speaks another [`PROTOCOL`].
+    Version,
+    Forbidden,
+    NotFound,
+    /// The command does not fit the present state.
+    Conflict,
+    /// The agent did not answer in time or failed.
+    Failed,
+}
+
+/// What the agent sees at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatusSnapshot {
+    pub agent: AgentStatus,
+    pub services: Vec<ServiceStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_seconds: f64,
+    pub config_file: String,
+    /// False when the last reload failed and the configuration before it is still in force.
+    pub config_ok: bool,
+    /// `core` or `a`.
+    pub tier: String,
+    /// What could not be attached, and why.
+    pub degraded: Vec<String>,
+    /// Losses since the agent started, by reason; reasons with none are left out.
+    pub losses: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub service: ServiceName,
+    pub mode: Mode,
+    pub processes: u64,
+    /// Attributed over total CPU in the recent window, 0 to 1; absent while the service used next to none.
+    pub coverage: Option<f64>,
+    pub min_coverage: f64,
+    /// What keeps the service from being judged or rolled back, and what to do about it.
+    pub problems: Vec<String>,
+    /// Id of the incident that is open.
+    pub open_incident: Option<String>,
+    pub builds: Vec<BuildStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildStatus {
+    pub build: BuildId,
+    /// `adopted`, `probation`, `good`, `condemned`.
+    pub state: String,
+    pub processes: u64,
+    /// Since its first process was seen by this agent.
+    pub seen_for_seconds: f64,
+    /// Of the probation, while it lasts.
+    pub probation_left_seconds: Option<f64>,
+    /// Natural logarithm of the evidence against the build, while it is judged.
+    pub log_evidence: Option<f64>,
+    /// One of [`crate::verdict::Verdict::LABELS`]; absent for a build that is not judged.
+    pub verdict: Option<String>,
+    /// The verdict in one sentence.
+    pub sentence: Option<String>,
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    pub endpoint: EndpointName,
+    /// Requests of this build, since the agent started or the build was taken up.
+    pub requests: u64,
+    pub mean_cpu_seconds: Option<f64>,
+    pub p99_cpu_seconds: Option<f64>,
+    pub budget_mean_cpu_seconds: Option<f64>,
+    pub budget_vs_baseline: Option<f64>,
+    pub baseline_build: Option<BuildId>,
+    pub baseline_mean_cpu_seconds: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BuildsSnapshot {
+    pub builds: Vec<BuildRecord>,
+}
+
+/// A build in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    pub service: ServiceName,
+    pub build: BuildId,
+    pub state: String,
+    pub first_seen_unix_ms: i64,
+    pub processes: u64,
+    pub note: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentSummary {
+    pub id: String,
+    pub service: ServiceName,
+    pub endpoint: Option<EndpointName>,
+    pub bad_build: BuildId,
+    pub good_build: Option<BuildId>,
+    pub state: String,
+    pub opened_unix_ms: i64,
+    pub sentence: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncidentDetail {
+    pub summary: IncidentSummary,
+    pub timeline: Vec<TimelineEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineEntry {
+    pub unix_ms: i64,
+    pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_is_flat_and_stable() {
+        let request = Request { version: 1, command: Command::Incident { id: "i1".to_owned() } };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"version":1,"command":"incident","id":"i1"}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        let refusal = Refusal { code: RefusalCode::NotFound, message: "no".to_owned() };
+        let response = Response { version: 1, outcome: Outcome::Error(refusal) };
+        assert_eq!(
+            serde_json::to_string(&response).unwrap(),
+            r#"{"version":1,"result":"error","data":{"code":"not_found","message":"no"}}"#
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! Every metric, once: name, type, labels, unit and meaning. The exposition and `docs/metrics.md` come from this table.
+
+use std::fmt::Write as _;
+
+/// Prefix of every name in the table.
+pub const PREFIX: &str = "load_watchdog_";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Without [`PREFIX`].
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub unit: &'static str,
+    pub help: &'static str,
+}
+
+impl Metric {
+    pub fn full_name(&self) -> String {
+        format!("{PREFIX}{}", self.name)
+    }
+}
+
+macro_rules! metrics {
+    ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal $help:literal;)*) => {
+        $(pub const $id: Metric = Metric {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], unit: $unit, help: $help,
+        };)*
+        /// The whole table, in the order of the exposition.
+        pub const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+metrics! {
+    REQUEST_CPU = Histogram "request_cpu_seconds" ["service", "endpoint", "build", "status_class"] "seconds"
+        "On-CPU time of finished requests. Sum and count are exact; a request is counted under the smallest bound that its fine kernel bucket (3.2 % wide) does not reach beyond.";
+    REQUESTS = Counter "requests_total" ["service", "endpoint", "build", "status_class"] "requests"
+        "Finished requests, counted in the kernel.";
+    REQUESTS_STARTED = Counter "requests_started_total" ["service"] "requests"
+        "Requests begun; minus the finished ones: under way or abandoned.";
+    BASELINE = Gauge "request_cpu_baseline_seconds" ["service", "endpoint", "build"] "seconds"
+        "Mean on-CPU time per request of the baseline (the last good build, named by the label) that new builds are compared with.";
+    BUDGET_RATIO = Gauge "budget_ratio" ["service", "endpoint", "build", "budget"] "ratio"
+        "Measured figure over its limit; above 1 the budget is exceeded on average, which is not yet a verdict.";
+    VERDICT = Gauge "verdict" ["service", "build", "verdict"] "one-hot"
+        "1 for the verdict that holds for a build on probation, 0 for the others.";
+    LOG_EVIDENCE = Gauge "log_evidence" ["service", "build"] "nats"
+        "Natural logarithm of the evidence against the build; at ln(1/false_rollback_rate) it exceeds.";
+    HOST_SHARE = Gauge "projected_host_share" ["service", "endpoint", "build"] "ratio"
+        "Share of the host's cores that the endpoint takes at its configured peak_rate: mean on-CPU time x peak_rate / cores.";
+    COVERAGE = Gauge "attribution_coverage_ratio" ["service"] "ratio"
+        "Attributed over total CPU time of the service's processes in the last minute, without start-up (5 s per process) and housekeeping (1 ms per process and second). Below min_coverage nothing is judged.";
+    SERVICE_CPU = Counter "service_cpu_seconds_total" ["service"] "seconds"
+        "CPU time of the service's threads as the scheduler counts it: attributed plus unattributed, up to what threads hold at the moment.";
+    ATTRIBUTED_CPU = Counter "attributed_cpu_seconds_total" ["service"] "seconds"
+        "CPU time charged to requests.";
+    UNATTRIBUTED_CPU = Counter "unattributed_cpu_seconds_total" ["service"] "seconds"
+        "CPU time that belongs to no request: start-up, polling, housekeeping.";
+    PROCESSES = Gauge "watched_processes" ["service", "build"] "processes"
+        "Processes that are watched at the moment.";
+    INCIDENTS = Counter "incidents_total" ["service", "reason"] "incidents"
+        "Incidents opened since the agent started.";
+    ROLLBACKS = Counter "rollbacks_total" ["service", "outcome"] "rollbacks"
+        "Rollbacks that ended since the agent started.";
+    DETECTION = Histogram "detection_seconds" ["service"] "seconds"
+        "From the end of the request that decided to the verdict.";
+    LOST = Counter "lost_total" ["reason"] "events"
+        "What could not be measured, by reason, since the agent started.";
+    TIER = Gauge "tier_info" ["tier"] "info"
+        "1 for the set of kernel hooks in use.";
+    PROBE_SECONDS = Counter "probe_run_seconds_total" ["program"] "seconds"
+        "Run time of a kernel program. Present with --probe-stats only, as the kernel's bookkeeping costs two clock reads per run.";
+    PROBE_RUNS = Counter "probe_runs_total" ["program"] "runs"
+        "Runs of a kernel program. Present with --probe-stats only.";
+    RELOAD_SUCCESS = Gauge "config_reload_success" [] "boolean"
+        "1 when the last load of the configuration succeeded; 0: the agent still uses the one before.";
+    TICK_ERRORS = Counter "tick_errors_total" [] "errors"
+        "Ticks of the agent in which a stage failed; each is logged.";
+    AGENT_CPU = Counter "agent_cpu_seconds_total" [] "seconds"
+        "CPU time of the agent itself, user and system.";
+    AGENT_RSS = Gauge "agent_resident_memory_bytes" [] "bytes"
+        "Resident memory of the agent itself.";
+    BUILD_INFO = Gauge "build_info" ["version"] "info"
+        "1, with the version of the agent.";
+}
+
+/// The table as `docs/metrics.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         The agent serves these on `/metrics` (loopback, `agent.listen`), in the Prometheus text format. Base units throughout.\n\
+         Generated from `watchdog/src/metrics/catalogue.rs`; `cargo xtask codegen` writes it again.\n\n\
+         | name | type | labels | unit | meaning |\n|---|---|---|---|---|\n",
+    );
+    for metric in ALL {
+        let labels = if metric.labels.is_empty() {
+            "none".to_owned()
+        } else {
+            metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ")
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {labels} | {} | {} |",
+            metric.full_name(),
+            metric.kind.label(),
+            metric.unit,
+            metric.help
+        );
+    }
+    text.push_str(&notes());
+    text
+}
+
+fn notes() -> String {
+    use super::fold::BOUNDS_SECONDS;
+    let bounds: Vec<String> = BOUNDS_SECONDS.iter().map(ToString::to_string).collect();
+    let verdicts: Vec<String> = super::VERDICTS.iter().map(|verdict| format!("`{verdict}`")).collect();
+    let mut reasons = String::new();
+    for loss in watchdog_common::types::Loss::ALL {
+        let _ = write!(reasons, "{}`{}`", if reasons.is_empty() { "" } else { ", " }, loss.label());
+    }
+    format!(
+        "\n## Label values\n\n\
+         - `service`, `endpoint`: as configured; `other` holds requests that match no endpoint.\n\
+         - `build`: as the build source names it. The figures of builds that are gone are kept for the last {kept} per service, then dropped, so the number of series stays bounded.\n\
+         - `status_class`: `none`, `1xx` to `5xx`.\n\
+         - `verdict`: {verdicts}.\n\
+         - `budget`: the budget's key in the configuration: `mean_cpu`, `vs_baseline`.\n\
+         - `reason` of `lost_total`: {reasons}.\n\
+         - `reason` of `incidents_total`: the budget that was broken (`mean_cpu`, `quantile_cpu`, `vs_baseline`, `max_host_share`) or `condemned_build`. `outcome`: `recovered`, `failed` (the hook), `not_recovered` (the hook ran, it did not help), `refused` (not run, as it was not safe), `unknown` (the agent was killed meanwhile).\n\n\
+         ## Buckets\n\n\
+         Bounds of `request_cpu_seconds`, in seconds: {bounds}.\n",
+        kept = super::totals::GONE_BUILDS_KEPT,
+        verdicts = verdicts.join(", "),
+        bounds = bounds.join(", "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let mut seen = HashSet::new();
+        for metric in ALL {
+            assert!(seen.insert(metric.name), "{} twice", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert!(metric.help.ends_with('.') && !metric.help.contains('|'), "{}", metric.name);
+            if metric.unit == "seconds" {
+                assert!(metric.name.contains("seconds"), "{} must name its unit", metric.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The exposition: valid text, the figures that went in, the generated page, and the server's bounds.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use watchdog::kernel::Tier;
+use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
+use watchdog::metrics::{BuildEvidence, Counters, Detection, Judged, SlotOwner, Snapshot, Totals, render};
+use watchdog_common::histogram::bucket_of;
+use watchdog_common::types::{Conservation, Series, SeriesKey};
+
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+
+#[test]
+fn the_documentation_is_the_catalogue() {
+    let expected = watchdog::metrics::markdown();
+    let found = std::fs::read_to_string(DOCS).unwrap_or_default();
+    assert!(found == expected, "docs/metrics.md is out of date; `cargo xtask codegen` writes it again");
+}
+
+fn totals() -> Totals {
+    let mut totals = Totals::default();
+    let endpoints = vec!["other".into(), "login".into()];
+    totals.open_slot(1, SlotOwner { service: "web".into(), build: "r\"1\\\n".into(), endpoints });
+    let mut series = Series { count: 3, oncpu_sum_ns: 90_000_000, ..Series::default() };
+    for ms in [10, 20, 60] {
+        series.buckets[bucket_of(ms * 1_000_000)] += 1;
+    }
+    let key = SeriesKey { build_slot: 1, endpoint: 1, status_class: 2, _pad: 0 };
+    totals.observe_series(&[(key, Box::new(series))]);
+    let time = Conservation {
+        process_ns: 100_000_000,
+        attributed_ns: 90_000_000,
+        unattributed_ns: 10_000_000,
+        started: 4,
+        finished: 3,
+    };
+    totals.observe_conservation(1, &time);
+    totals
+}
+
+fn exposition() -> String {
+    let totals = totals();
+    let mut counters = Counters::default();
+    counters.incidents.insert(("web".into(), "mean_cpu".to_owned()), 1);
+    counters.rollbacks.insert(("web".into(), "recovered".to_owned()), 1);
+    let mut detection = Detection::default();
+    detection.observe(0.12);
+    counters.detection.insert("web".into(), detection);
+    counters.losses[0] = 7;
+    let judged = |build: &str| Judged {
+        service: "web".into(),
+        endpoint: "login".into(),
+        build: build.into(),
+        ratios: vec![("mean_cpu", 1.5)],
+        baseline: Some(("r0".into(), 0.02)),
+        host_share: Some(0.4),
+    };
+    render(&Snapshot {
+        tier: Some(Tier::Core),
+        totals: &totals,
+        counters: &counters,
+        coverage: vec![("web".into(), Some(0.9)), ("idle".into(), None)],
+        judged: vec![judged("r1"), judged("r2")],
+        evidence: vec![BuildEvidence {
+            service: "web".into(),
+            build: "r1".into(),
+            verdict: "exceeds",
+            log_evidence: 7.5,
+        }],
+        processes: vec![("web".into(), "r1".into(), 2)],
+        probes: vec![("sched_switch".to_owned(), 10, 2_000)],
+    })
+    .unwrap()
+}
+
+#[test]
+fn figures_arrive_as_they_went_in() {
+    let text = exposition();
+    let has = |line: &str| assert!(text.lines().any(|l| l == line), "no line {line}\nin\n{text}");
+    let labels = r#"service="web",endpoint="login",build="r\"1\\\n",status_class="2xx""#;
+    // 10 ms and 20 ms lie in buckets that the bounds cut: they count below the next bound.
+    has(&format!(r#"load_watchdog_request_cpu_seconds_bucket{{{labels},le="0.01"}} 0"#));
+    has(&format!(r#"load_watchdog_request_cpu_seconds_bucket{{{labels},le="0.05"}} 2"#));
+    has(&format!(r#"load_watchdog_request_cpu_seconds_bucket{{{labels},le="+Inf"}} 3"#));
+    has(&format!("load_watchdog_request_cpu_seconds_sum{{{labels}}} 0.09"));
+    has(&format!("load_watchdog_request_cpu_seconds_count{{{labels}}} 3"));
+    has(&format!("load_watchdog_requests_total{{{labels}}} 3"));
+    has(r#"load_watchdog_service_cpu_seconds_total{service="web"} 0.1"#);
+    has(r#"load_watchdog_verdict{service="web",build="r1",verdict="exceeds"} 1"#);
+    has(r#"load_watchdog_verdict{service="web",build="r1",verdict="within"} 0"#);
+    has(r#"load_watchdog_request_cpu_baseline_seconds{service="web",endpoint="login",build="r0"} 0.02"#);
+    has(r#"load_watchdog_lost_total{reason="sample_ring_full"} 7"#);
+    has(r#"load_watchdog_lost_total{reason="abandoned"} 0"#);
+    has(r#"load_watchdog_tier_info{tier="core"} 1"#);
+    has(r#"load_watchdog_tier_info{tier="a"} 0"#);
+    has("load_watchdog_config_reload_success 1");
+    let baselines =
+        text.lines().filter(|l| l.starts_with("load_watchdog_request_cpu_baseline_seconds{")).count();
+    assert_eq!(baselines, 1, "two builds share one baseline");
+    assert!(!text.contains(r#"service="idle""#), "a service without CPU has no coverage");
+}
+
+#[test]
+fn every_family_of_the_catalogue_can_appear_and_nothing_else() {
+    let text = exposition();
+    let shown: Vec<&str> =
+        text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split(' ').next()).collect();
+    let table: Vec<String> = watchdog::metrics::catalogue::ALL
+        .iter()
+        .map(watchdog::metrics::catalogue::Metric::full_name)
+        .collect();
+    assert_eq!(shown, table);
+}
+
+/// `promtool` comes with Debian's `prometheus` package, which `cargo xtask setup` offers.
+#[test]
+fn promtool_accepts_the_exposition() {
+    let child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("skipped: promtool is not installed (Debian: apt-get install prometheus)");
+        return;
+    };
+    child.stdin.take().unwrap().write_all(exposition().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_server_answers_get_only_and_tells_health() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heartbeat = Heartbeat::default();
+        let (scrapes, mut requests) = tokio::sync::mpsc::channel::<ScrapeRequest>(4);
+        tokio::spawn(serve(listener, scrapes, heartbeat.clone()));
+        tokio::spawn(async move {
+            while let Some(reply) = requests.recv().await {
+                let _ = reply.send("# a comment\n".to_owned());
+            }
+        });
+        let get = |path: &'static str, method: &'static str| async move {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            tokio::task::spawn_blocking(move || ask(address, &request)).await.unwrap()
+        };
+        let metrics = get("/metrics", "GET").await;
+        assert!(metrics.starts_with("HTTP/1.1 200") && metrics.ends_with("# a comment\n"), "{metrics}");
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        let starting = get("/healthz", "GET").await;
+        assert!(starting.starts_with("HTTP/1.1 503") && starting.contains("starting"), "{starting}");
+        heartbeat.beat(watchdog::clock::mono_ns());
+        assert!(get("/healthz", "GET").await.starts_with("HTTP/1.1 200"));
+        assert!(get("/metrics", "POST").await.starts_with("HTTP/1.1 405"));
+        assert!(get("/else", "GET").await.starts_with("HTTP/1.1 404"));
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_is_cut_and_blocks_nobody() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heartbeat = Heartbeat::default();
+        heartbeat.beat(watchdog::clock::mono_ns());
+        let (scrapes, _requests) = tokio::sync::mpsc::channel::<ScrapeRequest>(4);
+        tokio::spawn(serve(listener, scrapes, heartbeat.clone()));
+        let silent: Vec<TcpStream> = (0..17).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let beating = tokio::spawn(async move {
+            loop {
+                heartbeat.beat(watchdog::clock::mono_ns());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        // 17 silent clients take the 16 places and one waits; after 10 s they are cut.
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = answer.await.unwrap();
+        beating.abort();
+        drop(silent);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+}
