@@ -117,7 +117,7 @@ fn every_family_of_the_catalogue_can_appear_and_nothing_else() {
     assert_eq!(shown, table);
 }
 
-/// `promtool` comes with Debian's `prometheus` package, which `cargo xtask setup` offers.
+/// `promtool` comes with Debian's `prometheus` package, which `cargo xtask setup` installs.
 #[test]
 fn promtool_accepts_the_exposition() {
     let child = Command::new("promtool")
@@ -126,7 +126,7 @@ fn promtool_accepts_the_exposition() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("skipped: promtool is not installed (Debian: apt-get install prometheus)");
+        eprintln!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
         return;
     };
     child.stdin.take().unwrap().write_all(exposition().as_bytes()).unwrap();
