@@ -11,13 +11,12 @@ use watchdog_tests::measure::{Case, Measured, measure};
 use watchdog_tests::skip::kernel_or_skip;
 
 const REQUESTS: u64 = 160;
-const TOLERANCE: f64 = 0.05;
 
 fn hold(kernel: &mut Kernel, cases: Vec<Case>) {
     let mut failed = String::new();
     for case in cases {
         let measured = measure(kernel, &case).unwrap_or_else(|error| panic!("{error:#}"));
-        match cases::judge(&measured, TOLERANCE) {
+        match cases::judge(&measured, cases::PROMISED) {
             Ok(()) => println!("{}: ok, {:.1} % attributed", case.name, 100.0 * measured.coverage()),
             Err(error) => {
                 let _ = writeln!(failed, "{}: {error}\n{}", case.name, measured.told());

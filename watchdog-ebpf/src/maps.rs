@@ -132,7 +132,8 @@ pub(crate) struct Connection {
     pub(crate) endpoint: u16,
     pub(crate) status: u16,
     pub(crate) framing: u16,
-    pub(crate) flags: u16,
+    /// 1 for a HEAD request: its response tells a length, but has no body.
+    pub(crate) no_body: u16,
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
 

@@ -82,9 +82,10 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
 fn went_idle(thread: &mut Thread, slot: u16, now: u64) {
     match flush(thread, slot) {
         None => unbind(thread),
-        Some(_) => {
-            let complete = thread.seen & u32::from(RequestFlags::COMPLETE) != 0;
-            if thread.binding == Binding::OWN && complete {
+        Some(flags) => {
+            let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
+            let over = thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off;
+            if thread.binding == Binding::OWN && over {
                 finish(thread.connection, thread.sequence, now);
                 unbind(thread);
             }

@@ -50,7 +50,12 @@ mod framing {
 }
 
 const MSG_PEEK: u32 = 2;
-const EAGAIN: i32 = -11;
+/// Errors after which nothing more can be sent on a connection.
+const EPIPE: i32 = -32;
+const ECONNRESET: i32 = -104;
+const ENOTCONN: i32 = -107;
+const ESHUTDOWN: i32 = -108;
+const ETIMEDOUT: i32 = -110;
 const TCP_CLOSE: i32 = 7;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
@@ -260,6 +265,7 @@ fn receive_request(op: &mut Operation, method: u64, len: usize, continued: bool)
     op.connection.phase = phase::REQUEST;
     op.connection.endpoint = endpoint;
     op.connection.status = 0;
+    op.connection.no_body = u16::from(method == http::method_code(b"HEAD"));
     if continued {
         if let Some(request) = ongoing(op.connection.cookie, op.connection.sequence) {
             request.endpoint = endpoint;
@@ -383,10 +389,12 @@ fn look_up(
 
 #[inline(always)]
 fn on_send(sk: *const c_void, sent: i32) {
-    if sent == EAGAIN {
+    let failed = matches!(sent, EPIPE | ECONNRESET | ENOTCONN | ESHUTDOWN | ETIMEDOUT);
+    // EAGAIN, an interruption, nothing sent: there will be another call.
+    if sent <= 0 && !failed {
         return;
     }
-    let moved = if sent > 0 { sent as u32 as u64 } else { 0 };
+    let moved = if failed { 0 } else { sent as u32 as u64 };
     let Some(mut op) = Operation::of(sk, moved) else { return };
     if op.connection.kind == kind::UNKNOWN {
         send_first(&mut op);
@@ -396,7 +404,7 @@ fn on_send(sk: *const c_void, sent: i32) {
             op.connection.owner_connection = op.thread.connection;
             op.connection.owner_sequence = op.thread.sequence;
         }
-        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, sent < 0),
+        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, failed),
         _ => {}
     }
 }
@@ -482,7 +490,7 @@ fn begin_response(op: &mut Operation, failed: bool) -> bool {
         if code < 200 && code != 101 {
             return false;
         }
-        if code == 204 || code == 304 {
+        if code == 204 || code == 304 || op.connection.no_body != 0 {
             op.connection.framing = framing::NO_BODY;
         } else {
             let mut reading = FramingReading {
