@@ -113,6 +113,7 @@ impl Binding {
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
 #[repr(C)]
+#[expect(clippy::struct_field_names, reason = "a request is known by connection and sequence")]
 pub(crate) struct Connection {
     pub(crate) cookie: u64,
     /// On a connection to elsewhere: the request that sent last.

@@ -73,13 +73,12 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: this CPU's element.
         let slice = unsafe { &mut *slice };
         if slice.pid == task.pid() {
-            match slice_ns {
-                Some(ns) => counters::process_time(slot, ns),
-                None => {
-                    let ns = now_ns().saturating_sub(slice.start_mono_ns);
-                    counters::process_time(slot, ns);
-                    counters::unattributed(slot, ns);
-                }
+            if let Some(ns) = slice_ns {
+                counters::process_time(slot, ns);
+            } else {
+                let ns = now_ns().saturating_sub(slice.start_mono_ns);
+                counters::process_time(slot, ns);
+                counters::unattributed(slot, ns);
             }
             slice.pid = 0;
         }

@@ -50,7 +50,7 @@ pub(crate) mod call {
     pub(crate) const FUTEX_WAKE: u64 = 454;
 }
 
-/// Offsets in x86_64's `struct pt_regs`, part of the ptrace interface.
+/// Offsets in `x86_64`'s `struct pt_regs`, part of the ptrace interface.
 const RSI: usize = 104;
 const RDX: usize = 96;
 const ORIG_RAX: usize = 120;

@@ -26,7 +26,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let slice = unsafe { &mut *slice };
     let now = now_ns();
     if previous_slot != 0 {
-        let sleeps = ctx.arg::<u64>(0) & 0xff == 0 && ctx.arg::<u32>(3) != 0;
+        let sleeps = ctx.arg::<u64>(0) as u8 == 0 && ctx.arg::<u32>(3) != 0;
         switch_out(previous, previous_slot, sleeps, slice, now);
     }
     slice.pid = 0;
@@ -104,8 +104,8 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if slot == 0 {
         return 0;
     }
-    let wakee = Task(ctx.arg::<*const u8>(0));
-    if wakee.tgid() != tgid {
+    let woken = Task(ctx.arg::<*const u8>(0));
+    if woken.tgid() != tgid {
         return 0;
     }
     let Some(from) = thread_of(waker) else { return 0 };
@@ -116,7 +116,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if !SystemCall::of(waker).hands_over() {
         return 0;
     }
-    let Some(to) = thread_of_or_new(wakee) else {
+    let Some(to) = thread_of_or_new(woken) else {
         counters::lost(Loss::TaskStorage);
         return 0;
     };

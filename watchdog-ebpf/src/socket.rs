@@ -162,7 +162,7 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     if received <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some(mut op) = Operation::of(sk, received as u32 as u64) else { return };
+    let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
     let connection = &op.connection;
     let (cookie, sequence) = match connection.kind {
         kind::OPAQUE => return,
@@ -345,6 +345,10 @@ unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64
     // SAFETY: what `begin_response` passed; the mask keeps the word inside the buffer, which is aligned for it.
     let state = unsafe { &mut *state };
     let at = STEP * (round as usize & (RESPONSE_WINDOW / STEP - 1));
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the scratch's buffers are aligned to 8, and so is each step"
+    )]
     // SAFETY: as above.
     let (head, word) = unsafe { (&*state.head, state.head.cast::<u8>().add(at).cast::<u64>().read()) };
     match http::framing_step(head, at, word, state.len as usize) {
@@ -360,6 +364,10 @@ unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64
 }
 
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, the key would lie on the small stack twice"
+)]
 fn look_up(
     hashes: &[u64; MAX_WILDCARD_MASKS],
     masks: &[u32; MAX_WILDCARD_MASKS],
@@ -394,7 +402,7 @@ fn on_send(sk: *const c_void, sent: i32) {
     if sent <= 0 && !failed {
         return;
     }
-    let moved = if failed { 0 } else { sent as u32 as u64 };
+    let moved = if failed { 0 } else { u64::from(sent as u32) };
     let Some(mut op) = Operation::of(sk, moved) else { return };
     if op.connection.kind == kind::UNKNOWN {
         send_first(&mut op);
