@@ -68,6 +68,7 @@ fn maps() -> Vec<Map> {
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
+        ring(map::LOG, abi::LOG_RING_BYTES),
     ]
 }
 
@@ -129,6 +130,7 @@ fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
         (global::SOCKET_SK, 4),
         (global::HASH_KEY, 8),
         (global::ABI_VERSION, 4),
+        (global::LOG_LEVEL, 1),
     ];
     let mut built = BTreeSet::new();
     for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Data && symbol.is_global()) {

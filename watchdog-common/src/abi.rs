@@ -22,6 +22,9 @@ pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
 pub const PROCESS_RING_BYTES: u32 = 1 << 18;
 
+/// Bytes of the ring that carries the programs' log lines; the number is aya-log's.
+pub const LOG_RING_BYTES: u32 = 1 << 17;
+
 /// Bytes of a request's head that the kernel keeps and parses: method and path must end within them.
 pub const HEAD_WINDOW: usize = 256;
 /// Longest path pattern that a configuration may name, in bytes: always inside [`HEAD_WINDOW`].
@@ -64,6 +67,8 @@ pub mod map {
     pub const SAMPLES: &str = "SAMPLES";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.
     pub const PROCESSES: &str = "PROCESSES";
+    /// Ring of the programs' log lines, made and read by aya-log: debugging only, nothing is logged per request.
+    pub const LOG: &str = "AYA_LOGS";
 }
 
 /// Names of the programs: each is the hook it hangs on.
@@ -109,4 +114,6 @@ pub mod global {
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
     pub const HASH_KEY: &str = "HASH_KEY";
     pub const ABI_VERSION: &str = "ABI_VERSION";
+    /// The level below which the programs log nothing, made and set by aya-log.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

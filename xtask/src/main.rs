@@ -1,7 +1,9 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
 mod cargo;
+mod codegen;
 mod demo;
+mod descendants;
 mod paths;
 mod process;
 mod setup;
@@ -23,6 +25,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Codegen(codegen::Args),
     Demo(demo::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -31,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Codegen(args) => codegen::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),

@@ -57,13 +57,13 @@ impl Kernel {
 
     fn losses(&mut self) -> Result<[u64; Loss::ALL.len()], KernelError> {
         let mut since = [0; Loss::ALL.len()];
-        for (index, before) in self.losses_before.iter_mut().enumerate() {
+        for (index, (since, before)) in (0..).zip(since.iter_mut().zip(&mut self.losses_before)) {
             let per_cpu = self
                 .losses
-                .get(&(index as u32), 0)
+                .get(&index, 0)
                 .map_err(|error| KernelError::map("reading the loss counters", &error))?;
             let total: u64 = per_cpu.iter().sum();
-            since[index] = total.saturating_sub(*before);
+            *since = total.saturating_sub(*before);
             *before = total;
         }
         Ok(since)

@@ -120,7 +120,7 @@ pub struct Kernel {
     swept_mono_ns: u64,
     /// Faults that the programs themselves report; absent where the kernel refuses the ring.
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    _stats: Option<OwnedFd>,
+    stats_switch: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -168,7 +168,7 @@ impl Kernel {
             ongoing: typed(&mut ebpf, map::ONGOING)?,
             swept_mono_ns: 0,
             log,
-            _stats: stats,
+            stats_switch: stats,
             ebpf,
         };
         kernel.self_test()?;
@@ -184,7 +184,7 @@ impl Kernel {
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.
     pub fn probe_stats(&self) -> Vec<(String, u64, u64)> {
-        if self._stats.is_none() {
+        if self.stats_switch.is_none() {
             return Vec::new();
         }
         self.ebpf
