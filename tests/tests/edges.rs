@@ -8,7 +8,7 @@ use watchdog::clock::mono_ns;
 use watchdog::kernel::{Kernel, KernelOptions};
 use watchdog_common::types::Sample;
 use watchdog_tests::harness::Burn;
-use watchdog_tests::measure::{ENDPOINTS, patterns};
+use watchdog_tests::measure::{endpoint_count, patterns};
 use watchdog_tests::skip::kernel_or_skip;
 
 struct Watched {
@@ -22,7 +22,7 @@ impl Watched {
         let mut kernel = kernel_or_skip(&KernelOptions::default())?;
         let burn = Burn::start(args).expect("a server");
         kernel.register_service(0, &patterns()).expect("patterns");
-        let slot = kernel.open_slot(0, ENDPOINTS.len() as u16 + 1).expect("a slot");
+        let slot = kernel.open_slot(0, endpoint_count()).expect("a slot");
         kernel.watch(burn.pid(), slot);
         Some(Self { kernel, burn, samples: Vec::new() })
     }
@@ -120,7 +120,9 @@ fn paths_and_methods_are_told_apart() {
         "POST /api/12/login HTTP/1.1",
         "POST /api/1/2/login HTTP/1.1",
     ] {
-        connection.write_all(format!("{line}\r\nHost: test\r\nContent-Length: 0\r\n\r\n").as_bytes()).expect("sends");
+        connection
+            .write_all(format!("{line}\r\nHost: test\r\nContent-Length: 0\r\n\r\n").as_bytes())
+            .expect("sends");
         assert!(answer(&mut connection).starts_with("HTTP/1.1"), "{line}");
     }
     let endpoints: Vec<u16> = watched.samples(3).iter().map(|sample| sample.endpoint).collect();
