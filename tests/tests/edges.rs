@@ -120,7 +120,9 @@ fn paths_and_methods_are_told_apart() {
         "POST /api/12/login HTTP/1.1",
         "POST /api/1/2/login HTTP/1.1",
     ] {
-        connection.write_all(format!("{line}\r\nHost: test\r\nContent-Length: 0\r\n\r\n").as_bytes()).expect("sends");
+        connection
+            .write_all(format!("{line}\r\nHost: test\r\nContent-Length: 0\r\n\r\n").as_bytes())
+            .expect("sends");
         assert!(answer(&mut connection).starts_with("HTTP/1.1"), "{line}");
     }
     let endpoints: Vec<u16> = watched.samples(3).iter().map(|sample| sample.endpoint).collect();
