@@ -59,7 +59,7 @@ fn maps() -> Vec<Map> {
         array(map::BUILD_SLOTS, size_of::<BuildSlot>(), abi::MAX_BUILD_SLOTS),
         array(map::SERVICES, size_of::<ServicePatterns>(), abi::MAX_SERVICES),
         hash(map::ENDPOINTS, size_of::<EndpointKey>(), size_of::<u32>(), abi::MAX_ENDPOINT_RULES),
-        hash(map::ONGOING, size_of::<u64>(), size_of::<OngoingRequest>(), abi::MAX_ONGOING),
+        array(map::ONGOING, size_of::<OngoingRequest>(), abi::MAX_ONGOING),
         hash(map::SERIES, size_of::<SeriesKey>(), size_of::<Series>(), abi::MAX_SERIES),
         per_cpu(map::CONSERVATION, Some(size_of::<Conservation>()), abi::MAX_BUILD_SLOTS),
         per_cpu(map::LOSSES, Some(size_of::<u64>()), LOSS_REASONS),

@@ -1,7 +1,7 @@
 //! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
 
 /// Changes whenever a shared type, a map or the meaning of a field changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Watched services at most.
 pub const MAX_SERVICES: u32 = 64;
@@ -9,7 +9,7 @@ pub const MAX_SERVICES: u32 = 64;
 pub const MAX_ENDPOINTS: u32 = 32;
 /// (service, build) pairs that are alive at the same time at most; slot 0 means "not watched".
 pub const MAX_BUILD_SLOTS: u32 = 256;
-/// Requests under way at the same time on the host at most (the map is preallocated).
+/// Requests under way at the same time on the host at most; a power of two.
 pub const MAX_ONGOING: u32 = 65_536;
 /// (build slot, endpoint, status class) series at most.
 pub const MAX_SERIES: u32 = 8_192;
@@ -49,7 +49,7 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Hash: [`crate::types::EndpointKey`] to endpoint index (`u32`).
     pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// Hash: connection cookie to [`crate::types::OngoingRequest`].
+    /// Array of [`crate::types::OngoingRequest`]: a table of places, mapped into the agent.
     pub const ONGOING: &str = "ONGOING_REQ";
     /// Hash: [`crate::types::SeriesKey`] to [`crate::types::Series`].
     pub const SERIES: &str = "SERIES";

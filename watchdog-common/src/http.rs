@@ -304,17 +304,18 @@ pub fn framing_step(head: &[u8; 2 * RESPONSE_WINDOW], at: usize, word: u64, len:
     }
     // The classic test for a zero byte; it may also flag a byte behind a true one, which the look below sorts out.
     let differences = word ^ LINE_ENDS;
-    if differences.wrapping_sub(0x0101_0101_0101_0101) & !differences & 0x8080_8080_8080_8080 == 0 {
-        return None;
-    }
-    let mut k = 0;
-    while k < STEP {
+    let mut flagged = differences.wrapping_sub(0x0101_0101_0101_0101) & !differences & 0x8080_8080_8080_8080;
+    // Header lines have at least four bytes, so no more than two of them end here.
+    let mut lines = 0;
+    while flagged != 0 && lines < 2 {
+        let k = (flagged.trailing_zeros() as usize >> 3) & (STEP - 1);
         if (word >> (8 * k)) & 0xff == 0x0a
             && let Some(found) = framing_at(head, at + k + 1, len)
         {
             return Some(found);
         }
-        k += 1;
+        flagged &= flagged - 1;
+        lines += 1;
     }
     None
 }

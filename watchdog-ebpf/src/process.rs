@@ -60,7 +60,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         slice_ns = Some(thread.slice_charged_ns);
         flush(thread, slot);
         if thread.binding == Binding::OWN && thread.seen & u32::from(RequestFlags::COMPLETE) != 0 {
-            finish(thread.connection, thread.sequence, now);
+            finish(thread.request, now);
         }
         unbind(thread);
     }

@@ -86,7 +86,7 @@ fn went_idle(thread: &mut Thread, slot: u16, now: u64) {
             let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
             let over = thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off;
             if thread.binding == Binding::OWN && over {
-                finish(thread.connection, thread.sequence, now);
+                finish(thread.request, now);
                 unbind(thread);
             }
         }
@@ -109,7 +109,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(from) = thread_of(waker) else { return 0 };
-    if from.connection == 0 || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
+    if !from.request.is_some() || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
         return 0;
     }
     // Interrupts wake threads too, in whosever context they come.
@@ -120,11 +120,10 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         counters::lost(Loss::TaskStorage);
         return 0;
     };
-    if to.binding == Binding::OWN || ongoing(from.connection, from.sequence).is_none() {
+    if to.binding == Binding::OWN || ongoing(from.request).is_none() {
         return 0;
     }
-    to.connection = from.connection;
-    to.sequence = from.sequence;
+    to.request = from.request;
     to.binding = Binding::INHERITED;
     to.seen = 0;
     0

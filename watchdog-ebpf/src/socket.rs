@@ -1,6 +1,7 @@
 //! What is received and sent on sockets, and which request it belongs to.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
@@ -11,8 +12,8 @@ use watchdog_common::types::{EndpointKey, Loss, RequestFlags};
 
 use crate::counters::lost;
 use crate::maps::{
-    BUILD_SLOTS, Connection, ENDPOINTS, SERVICES, Thread, connection_of, connection_of_or_new, slot_of,
-    thread_of_or_new,
+    BUILD_SLOTS, Connection, ENDPOINTS, Request, SERVICES, Thread, connection_of, connection_of_or_new,
+    slot_of, thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::registers::{SystemCall, Via, read_user};
@@ -111,7 +112,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
     if connection.kind == kind::INBOUND
-        && let Some(request) = ongoing(connection.cookie, connection.sequence)
+        && let Some(request) = ongoing(connection.request)
     {
         request.flags |= RequestFlags::CLOSED;
     }
@@ -147,9 +148,9 @@ impl Operation {
             lost(Loss::ConnectionStorage);
             return None;
         };
-        if connection.cookie == 0 {
+        if connection.request.connection == 0 {
             // SAFETY: the helper takes any trusted socket pointer in tracing programs.
-            connection.cookie = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
+            connection.request.connection = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
         }
         let now = charge(thread);
         Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
@@ -164,19 +165,19 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     }
     let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
     let connection = &op.connection;
-    let (cookie, sequence) = match connection.kind {
+    let request = match connection.kind {
         kind::OPAQUE => return,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
-        kind::OTHER => (connection.owner_connection, connection.owner_sequence),
+        kind::OTHER => connection.owner,
         // More of the request's body.
-        kind::INBOUND if connection.phase == phase::REQUEST => (connection.cookie, connection.sequence),
-        _ => (0, 0),
+        kind::INBOUND if connection.phase == phase::REQUEST => connection.request,
+        _ => Request::NONE,
     };
-    if cookie == 0 {
+    if !request.is_some() {
         receive_head(&mut op);
-    } else if ongoing(cookie, sequence).is_some() {
-        bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
+    } else if ongoing(request).is_some() {
+        bind(op.thread, request, Cause::Receive, op.slot, op.now);
     }
 }
 
@@ -186,6 +187,28 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
 fn reloaded(field: &u32) -> usize {
     // SAFETY: a reference; volatile, so that the compiler does not remember what was stored.
     unsafe { core::ptr::read_volatile(field) as usize }
+}
+
+const _: () = assert!(HEAD_WINDOW == RESPONSE_WINDOW);
+
+/// Fills the first half of the buffer from user memory, whatever part of it the call moved; false when that much
+/// cannot be read there. It goes by way of the stack: before it copies, the kernel checks the destination
+/// (`CONFIG_HARDENED_USERCOPY`), which takes 75 ns for an object on the heap and next to nothing for the stack.
+#[inline(always)]
+fn read_window(connection: &mut Connection, address: u64) -> bool {
+    const WORDS: usize = HEAD_WINDOW / 8;
+    let mut window = MaybeUninit::<[u64; WORDS]>::uninit();
+    if !read_user(window.as_mut_ptr().cast(), HEAD_WINDOW as u32, address) {
+        return false;
+    }
+    let (from, to) = (window.as_ptr().cast::<u64>(), connection.head.as_mut_ptr().cast::<u64>());
+    let mut w = 0;
+    while w < WORDS {
+        // SAFETY: inside both, which are aligned; volatile, lest the compiler calls its bytewise memcpy.
+        unsafe { to.add(w).write_volatile(from.add(w).read_volatile()) };
+        w += 1;
+    }
+    true
 }
 
 /// Reads what was received behind what is kept of the head already, and judges it.
@@ -205,9 +228,10 @@ fn receive_head(op: &mut Operation) {
     };
     let kept = (op.connection.head_len as usize) & (HEAD_WINDOW - 1);
     let len = if bytes.len > HEAD_WINDOW as u64 { HEAD_WINDOW } else { bytes.len as usize };
+    let whole = !continued && read_window(op.connection, bytes.address);
     // SAFETY: `kept` is below, and `len` at most, half of the buffer.
     let to = unsafe { op.connection.head.as_mut_ptr().add(kept) };
-    if !read_user(to, len as u32, bytes.address) {
+    if !whole && !read_user(to, len as u32, bytes.address) {
         lost(Loss::UnreadableBuffer);
         return;
     }
@@ -251,8 +275,7 @@ fn wait_for_head(op: &mut Operation, continued: bool) {
             return;
         }
     }
-    let (cookie, sequence) = (op.connection.cookie, op.connection.sequence);
-    bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
+    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 
 #[inline(always)]
@@ -267,15 +290,14 @@ fn receive_request(op: &mut Operation, method: u64, len: usize, continued: bool)
     op.connection.status = 0;
     op.connection.no_body = u16::from(method == http::method_code(b"HEAD"));
     if continued {
-        if let Some(request) = ongoing(op.connection.cookie, op.connection.sequence) {
+        if let Some(request) = ongoing(op.connection.request) {
             request.endpoint = endpoint;
             request.flags &= !RequestFlags::HEAD;
         }
     } else if !begin(op.connection, op.thread, op.slot, op.tgid, op.now, 0) {
         return;
     }
-    let (cookie, sequence) = (op.connection.cookie, op.connection.sequence);
-    bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
+    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 
 /// The endpoint that the request line names, or `None` when more bytes are needed.
@@ -341,26 +363,37 @@ struct FramingReading {
     length_at: u64,
 }
 
+/// Words of a response's head that one round looks at: calling a round takes longer than looking at a word.
+const ROUND_WORDS: usize = 4;
+const FRAMING_ROUNDS: usize = RESPONSE_WINDOW / STEP / ROUND_WORDS;
+
 unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64 {
-    // SAFETY: what `begin_response` passed; the mask keeps the word inside the buffer, which is aligned for it.
+    // SAFETY: what `begin_response` passed; the mask keeps the words inside the buffer, which is aligned for them.
     let state = unsafe { &mut *state };
-    let at = STEP * (round as usize & (RESPONSE_WINDOW / STEP - 1));
-    #[expect(
-        clippy::cast_ptr_alignment,
-        reason = "the scratch's buffers are aligned to 8, and so is each step"
-    )]
+    let begin = STEP * ROUND_WORDS * (round as usize & (FRAMING_ROUNDS - 1));
     // SAFETY: as above.
-    let (head, word) = unsafe { (&*state.head, state.head.cast::<u8>().add(at).cast::<u64>().read()) };
-    match http::framing_step(head, at, word, state.len as usize) {
-        None => return 0,
-        Some(Framing::LengthAt(at)) => {
-            state.framing = u64::from(framing::LENGTH);
-            state.length_at = at as u64;
+    let head = unsafe { &*state.head };
+    let mut w = 0;
+    while w < ROUND_WORDS {
+        let at = begin + STEP * w;
+        // SAFETY: as above.
+        let word = unsafe { state.head.cast::<u8>().add(at).cast::<u64>().read() };
+        match http::framing_step(head, at, word, state.len as usize) {
+            None => {}
+            Some(Framing::LengthAt(at)) => {
+                state.framing = u64::from(framing::LENGTH);
+                state.length_at = at as u64;
+                return 1;
+            }
+            Some(Framing::Chunked) => {
+                state.framing = u64::from(framing::CHUNKED);
+                return 1;
+            }
+            Some(Framing::Unknown) => return 1,
         }
-        Some(Framing::Chunked) => state.framing = u64::from(framing::CHUNKED),
-        Some(Framing::Unknown) => {}
+        w += 1;
     }
-    1
+    0
 }
 
 #[inline(always)]
@@ -408,10 +441,7 @@ fn on_send(sk: *const c_void, sent: i32) {
         send_first(&mut op);
     }
     match op.connection.kind {
-        kind::OTHER if op.thread.connection != 0 => {
-            op.connection.owner_connection = op.thread.connection;
-            op.connection.owner_sequence = op.thread.sequence;
-        }
+        kind::OTHER if op.thread.request.is_some() => op.connection.owner = op.thread.request,
         kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, failed),
         _ => {}
     }
@@ -439,7 +469,12 @@ fn send_first(op: &mut Operation) {
 fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
     let bytes = op.call.first_bytes(op.moved)?;
     let len = if bytes.len > RESPONSE_WINDOW as u64 { RESPONSE_WINDOW } else { bytes.len as usize };
-    if len < 16 || !read_user(op.connection.head.as_mut_ptr(), len as u32, bytes.address) {
+    if len < 16 {
+        return None;
+    }
+    if !read_window(op.connection, bytes.address)
+        && !read_user(op.connection.head.as_mut_ptr(), len as u32, bytes.address)
+    {
         return None;
     }
     // SAFETY: the buffer is longer than 16 bytes and of the same alignment.
@@ -451,12 +486,11 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
 /// A send on an inbound connection says for certain whose work this was.
 #[inline(always)]
 fn send_response(op: &mut Operation, failed: bool) {
-    let cookie = op.connection.cookie;
-    if ongoing(cookie, op.connection.sequence).is_none() && !continue_response(op) {
+    if ongoing(op.connection.request).is_none() && !continue_response(op) {
         return;
     }
-    let sequence = op.connection.sequence;
-    bind(op.thread, cookie, sequence, Cause::Send, op.slot, op.now);
+    let request = op.connection.request;
+    bind(op.thread, request, Cause::Send, op.slot, op.now);
     if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
         flush(op.thread, op.slot);
         return;
@@ -471,7 +505,7 @@ fn send_response(op: &mut Operation, failed: bool) {
     let flags = RequestFlags::ANSWERED | if complete { RequestFlags::COMPLETE } else { 0 };
     op.thread.seen |= u32::from(flags);
     flush(op.thread, op.slot);
-    if let Some(request) = ongoing(cookie, sequence) {
+    if let Some(request) = ongoing(request) {
         request.status = op.connection.status;
         request.last_mono_ns = op.now;
         request.flags |= flags;
@@ -507,7 +541,7 @@ fn begin_response(op: &mut Operation, failed: bool) -> bool {
                 framing: u64::from(framing::UNKNOWN),
                 length_at: 0,
             };
-            repeat((RESPONSE_WINDOW / STEP) as u32, read_framing, &mut reading);
+            repeat(FRAMING_ROUNDS as u32, read_framing, &mut reading);
             op.connection.framing = reading.framing as u16;
             op.connection.target = reading.length_at as u32;
         }

@@ -71,6 +71,11 @@ pub(crate) fn tests() -> Result<Vec<TestProgram>> {
     Ok(built(&BUILD)?.tests)
 }
 
+/// As [`programs`], optimised and without the tests.
+pub(crate) fn release_programs() -> Result<Vec<PathBuf>> {
+    Ok(built(&["build", "--release", "--bins"])?.programs)
+}
+
 fn built(arguments: &[&str]) -> Result<Built> {
     let mut command = command(arguments);
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());

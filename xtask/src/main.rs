@@ -1,5 +1,6 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
+mod bench;
 mod cargo;
 mod codegen;
 mod demo;
@@ -25,6 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Codegen(codegen::Args),
     Demo(demo::Args),
     Setup(setup::Args),
@@ -34,6 +36,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Codegen(args) => codegen::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Setup(args) => setup::run(&args),

@@ -5,6 +5,7 @@
 
 pub(crate) mod apt;
 mod install;
+mod nginx;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -15,6 +16,7 @@ use crate::process::{self, Progress};
 use crate::toolchain;
 
 pub(crate) use install::{gunicorn, promtool};
+pub(crate) use nginx::nginx;
 
 /// Finds what the build, the tests and the demo need, and installs what is missing.
 ///
@@ -43,6 +45,8 @@ pub(crate) enum Component {
     Lint,
     /// Boot other kernels in QEMU.
     Vm,
+    /// Measure what the agent costs.
+    Bench,
 }
 
 /// One thing that is needed.
@@ -152,6 +156,20 @@ const STEPS: &[Step] = &[
         why: "packs that system",
         find: || find_any(&["cpio"]),
         get: Get::Packages(&["cpio"]),
+    },
+    Step {
+        component: Component::Bench,
+        name: "wrk",
+        why: "loads web servers to saturation",
+        find: || find_any(&["wrk"]),
+        get: Get::Packages(&["wrk"]),
+    },
+    Step {
+        component: Component::Bench,
+        name: "nginx",
+        why: "the cheapest requests there are show what measuring costs",
+        find: nginx::describe,
+        get: Get::With(nginx::unpack),
     },
 ];
 

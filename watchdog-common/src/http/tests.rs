@@ -115,6 +115,37 @@ proptest! {
     }
 
     #[test]
+    fn the_framing_is_what_a_plain_reader_finds(
+        lines in proptest::collection::vec(
+            prop_oneof![
+                "[A-Za-z-]{1,30}: [ -~]{0,40}",
+                "(Content-Length|content-length|CONTENT-LENGTH): ?[0-9]{1,9}",
+                "(Transfer-Encoding|transfer-encoding): chunked",
+                "(Content-Lengths|Content-Lengt|Transfer-Encodin|XContent-Length): 1",
+            ], 0..8),
+    ) {
+        let text = std::format!("HTTP/1.1 200 OK\r\n{}\r\n\r\nContent-Length: 9", lines.join("\r\n"));
+        let bytes = text.as_bytes();
+        let len = bytes.len().min(RESPONSE_WINDOW);
+        let plain = || {
+            for at in (1..len).filter(|at| bytes[at - 1] == b'\n') {
+                if at + 18 >= len || bytes[at] == b'\r' {
+                    return Framing::Unknown;
+                }
+                let name = bytes[at..at + 18].to_ascii_lowercase();
+                if name.starts_with(b"content-length:") {
+                    return Framing::LengthAt(at + 15);
+                }
+                if name == b"transfer-encoding:" {
+                    return Framing::Chunked;
+                }
+            }
+            Framing::Unknown
+        };
+        prop_assert_eq!(framing(&padded(&text), len), plain(), "{}", text);
+    }
+
+    #[test]
     fn every_split_of_a_head_ends_in_the_same_request(
         path in "/[a-z0-9/._~-]{0,120}", method in "(GET|POST|PUT|DELETE|OPTIONS)", cut in 0usize..400,
     ) {

@@ -52,7 +52,7 @@ impl Kernel {
 
     /// Requests under way, as far as their time was handed to them.
     pub fn ongoing(&self) -> Vec<OngoingRequest> {
-        self.ongoing.iter().filter_map(|entry| entry.ok().map(|(_, request)| request.0)).collect()
+        self.ongoing.requests().collect()
     }
 
     fn losses(&mut self) -> Result<[u64; Loss::ALL.len()], KernelError> {
@@ -85,19 +85,11 @@ impl Kernel {
             return 0;
         }
         self.swept_mono_ns = now_mono_ns;
-        let gone: Vec<u64> = self
-            .ongoing
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, request)| {
-                let request = &request.0;
-                let closed = request.flags & RequestFlags::CLOSED != 0;
-                self.tgid_slots.get(request.tgid) == 0
-                    || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
-            })
-            .map(|(connection, _)| connection)
-            .collect();
-        gone.iter().filter(|connection| self.ongoing.remove(connection).is_ok()).count() as u64
+        self.ongoing.end(|request| {
+            let closed = request.flags & RequestFlags::CLOSED != 0;
+            self.tgid_slots.get(request.tgid) == 0
+                || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
+        })
     }
 }
 
