@@ -189,6 +189,11 @@ pub(crate) fn finish(request: Request, now: u64) {
     if !counters::exchange(identity, request.identity, VACANT) {
         return;
     }
+    // Its head never ended: it was no request.
+    if request.flags & RequestFlags::HEAD != 0 {
+        counters::lost(Loss::Abandoned);
+        return;
+    }
     let key = SeriesKey {
         build_slot: request.build_slot,
         endpoint: request.endpoint,
