@@ -138,6 +138,8 @@ pub fn measure(kernel: &mut Kernel, case: &Case) -> anyhow::Result<Measured> {
     let burn = Burn::start(&args)?;
     kernel.register_service(0, &patterns())?;
     let slot = kernel.open_slot(0, endpoint_count())?;
+    // The parent first: what it forks from here on inherits the slot, and what it forked before is in the list.
+    kernel.watch(burn.pid(), slot);
     for pid in family(burn.pid())? {
         kernel.watch(pid, slot);
     }
