@@ -52,6 +52,10 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
         if let Some(thread) = thread {
             thread.segment_mono_ns = 0;
             thread.slice_charged_ns = 0;
+            // The slice is lost, but not what the thread did in it: its request may be answered.
+            if sleeps {
+                went_idle(thread, slot, now);
+            }
         }
         return;
     }
