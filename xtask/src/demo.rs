@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Workers::Gthread)]
     workers: Workers,
     /// Use the programs of this cargo profile.
-    #[arg(long, default_value = "release")]
+    #[arg(long, default_value = "dev")]
     profile: String,
     /// Use this agent instead of the one that the workspace builds.
     #[arg(long, hide = true)]

@@ -20,6 +20,9 @@ const LISTENING_KINDS: [u16; 2] = [1, 5];
 /// `TCP_LISTEN` in the fourth column of `/proc/net/tcp`.
 const LISTEN_STATE: &str = "0A";
 
+/// Length of each line of `/proc/net/tcp` (those of `tcp6` are a little longer).
+const TABLE_LINE_BYTES: usize = 150;
+
 /// The tables that were read in one round.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -82,11 +85,12 @@ impl Table {
 /// (port, inode) of every listening socket.
 ///
 /// The kernel lists the listening ones first (`tcp_seq_start`), so that a host with many connections need not be
-/// read to the end.
+/// read to the end. It prepares as many lines as one read asks for, and to fill a usual buffer it walks its whole
+/// hash of connections: so a read asks for one line.
 fn listening_tcp(process: &Process, name: &str) -> Vec<(u16, u64)> {
     let Ok(file) = std::fs::File::open(process.path(name)) else { return Vec::new() };
     let mut head = String::new();
-    for line in BufReader::new(file).lines().map_while(Result::ok) {
+    for line in BufReader::with_capacity(TABLE_LINE_BYTES, file).lines().map_while(Result::ok) {
         let is_header = head.is_empty();
         if !is_header && line.split_whitespace().nth(3) != Some(LISTEN_STATE) {
             break;

@@ -55,7 +55,8 @@ pub enum Refusal {
     )]
     NotOnProbation { bad_build: BuildId, state: Option<BuildState> },
     #[error(
-        "no good build is known to go back to; accept one with `load-watchdog builds accept SERVICE BUILD`"
+        "no good build is known to go back to: what runs when the agent first comes to a service is adopted as good, \
+         and a later build becomes good by passing its probation"
     )]
     NoGoodBuild,
     #[error("the good build {build} is the bad build")]

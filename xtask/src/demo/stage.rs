@@ -290,11 +290,7 @@ fn python() -> PathBuf {
 /// Builds the agent and the driver; returns the folder that holds them.
 fn build(args: &Args) -> Result<PathBuf> {
     let progress = Progress::start("building the agent and the load driver");
-    let mut cargo = crate::cargo::command(&["build", "--profile", &args.profile]);
-    cargo.args(["--package", "watchdog-tests", "--bin", "drive"]);
-    if args.agent.is_none() {
-        cargo.args(["--package", "load-watchdog", "--bin", "load-watchdog"]);
-    }
+    let mut cargo = crate::cargo::command(&["build", "--bins", "--profile", &args.profile]);
     steps::run(&mut cargo, &progress, "demo-build.log")?;
     progress.end("ready");
     let folder = if args.profile == "dev" { "debug" } else { &args.profile };
