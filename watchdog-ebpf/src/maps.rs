@@ -144,7 +144,6 @@ impl Binding {
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
 #[repr(C)]
-#[expect(clippy::struct_field_names, reason = "a request is known by connection and sequence")]
 pub(crate) struct Connection {
     /// The connection's cookie with the current or last request's number and place.
     pub(crate) request: Request,

@@ -177,6 +177,7 @@ unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64
     let mut w = 0;
     while w < ROUND_WORDS {
         let at = begin + STEP * w;
+        #[expect(clippy::cast_ptr_alignment, reason = "the buffer is aligned to 8, and so is each step")]
         // SAFETY: as above.
         let word = unsafe { state.head.cast::<u8>().add(at).cast::<u64>().read() };
         match http::framing_step(head, at, word, state.len as usize) {

@@ -190,6 +190,10 @@ pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
     if !read_user(window.as_mut_ptr().cast(), HEAD_WINDOW as u32, address) {
         return false;
     }
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the buffer begins at a multiple of 8 (asserted beside its struct)"
+    )]
     let (from, to) = (window.as_ptr().cast::<u64>(), connection.head.as_mut_ptr().cast::<u64>());
     let mut w = 0;
     while w < WORDS {
