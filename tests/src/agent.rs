@@ -1,6 +1,7 @@
 //! The real agent in a process of its own: started with a configuration, asked over its control socket, signalled and
 //! killed by its process id.
 
+pub mod bpf;
 pub mod metrics;
 pub mod site;
 
@@ -22,8 +23,8 @@ use crate::load::{Get, Target};
 use metrics::Metrics;
 use site::Site;
 
-/// Loading the kernel programs takes the longest.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Loading the kernel programs takes the longest; much longer where other builds have the cores.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 const SCRAPE_WITHIN: Duration = Duration::from_secs(5);
 /// Lines of the log in the message of a failure.

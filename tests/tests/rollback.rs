@@ -6,26 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use nix::unistd::Uid;
 use serde_json::Value;
 use watchdog::control::{self, Outcome};
-use watchdog_tests::agent::site::{BAD_US, GOOD_US, Site};
+use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, Site, site_or_skip};
 use watchdog_tests::agent::{Agent, ENDED};
-use watchdog_tests::skip::skip;
 
-/// More logins than a baseline needs.
-const BASELINE: u64 = 320;
-const DECIDED_WITHIN: Duration = Duration::from_secs(15);
-
-/// A folder for a test, or `None` where no agent can run.
-fn site() -> Option<(tempfile::TempDir, Site)> {
-    if !Uid::effective().is_root() {
-        return skip("the agent needs root to load its kernel programs");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let site = Site::new(folder.path()).unwrap();
-    Some((folder, site))
-}
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
 
 fn variables(site: &Site) -> BTreeMap<String, String> {
     let text = fs::read_to_string(site.file("hook.env")).unwrap();
@@ -35,17 +21,15 @@ fn variables(site: &Site) -> BTreeMap<String, String> {
 
 #[test]
 fn a_bad_build_beside_the_good_one_is_rolled_back_once_without_a_failed_request() {
-    let Some((_folder, site)) = site() else { return };
+    let Some(site) = site_or_skip() else { return };
     site.configure(&[site.web().unwrap()]).unwrap();
-    let _good = site.start("good", GOOD_US).unwrap();
-    site.switch("good").unwrap();
+    let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
     assert_eq!(agent.incidents().unwrap(), []);
 
     let load = site.visit_at(60.0).unwrap();
-    let _bad = site.start("bad", BAD_US).unwrap();
-    site.switch("bad").unwrap();
+    let _bad = site.deploy("bad", BAD_US).unwrap();
     let incident = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
     assert_eq!(incident.state, "recovered", "{:#?}", agent.incident(&incident.id).unwrap());
     assert_eq!(incident.bad_build.as_str(), "bad");
@@ -105,16 +89,14 @@ fn the_hook_was_told_everything(site: &Site, id: &str) {
 
 #[test]
 fn observing_records_what_it_would_have_done_and_runs_nothing() {
-    let Some((_folder, site)) = site() else { return };
+    let Some(site) = site_or_skip() else { return };
     let mut web = site.web().unwrap();
     web.mode = "observe".to_owned();
     site.configure(&[web]).unwrap();
-    let _good = site.start("good", GOOD_US).unwrap();
-    site.switch("good").unwrap();
+    let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
-    let _bad = site.start("bad", BAD_US).unwrap();
-    site.switch("bad").unwrap();
+    let _bad = site.deploy("bad", BAD_US).unwrap();
     site.visit(200).unwrap();
     let incident = agent.wait_for_incident(&["observed"], DECIDED_WITHIN).unwrap();
     let detail = agent.incident(&incident.id).unwrap();
@@ -126,16 +108,14 @@ fn observing_records_what_it_would_have_done_and_runs_nothing() {
 
 #[test]
 fn an_incident_waits_for_a_person_who_approves_it() {
-    let Some((_folder, site)) = site() else { return };
+    let Some(site) = site_or_skip() else { return };
     let mut web = site.web().unwrap();
     web.mode = "approve".to_owned();
     site.configure(&[web]).unwrap();
-    let _good = site.start("good", GOOD_US).unwrap();
-    site.switch("good").unwrap();
+    let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
-    let _bad = site.start("bad", BAD_US).unwrap();
-    site.switch("bad").unwrap();
+    let _bad = site.deploy("bad", BAD_US).unwrap();
     let load = site.visit_at(60.0).unwrap();
     let incident = agent.wait_for_incident(&["awaiting_approval"], DECIDED_WITHIN).unwrap();
     std::thread::sleep(Duration::from_secs(1));
@@ -161,17 +141,15 @@ fn an_incident_waits_for_a_person_who_approves_it() {
 
 #[test]
 fn a_hook_that_does_not_help_is_escalated_and_not_run_again() {
-    let Some((_folder, site)) = site() else { return };
+    let Some(site) = site_or_skip() else { return };
     let mut web = site.web().unwrap();
     web.hook = Some(site.hook("true").unwrap());
     web.rollback = "verify_within = \"2s\"".to_owned();
     site.configure(&[web]).unwrap();
-    let _good = site.start("good", GOOD_US).unwrap();
-    site.switch("good").unwrap();
+    let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
-    let _bad = site.start("bad", BAD_US).unwrap();
-    site.switch("bad").unwrap();
+    let _bad = site.deploy("bad", BAD_US).unwrap();
     let load = site.visit_at(60.0).unwrap();
     let ended = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
     assert_eq!(ended.state, "escalated", "{:#?}", agent.incident(&ended.id).unwrap());

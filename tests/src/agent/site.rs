@@ -9,16 +9,22 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use nix::unistd::Uid;
+use tempfile::TempDir;
 
 use crate::harness::{Burn, executable};
 use crate::load::{Load, LoadOptions, Step, Target};
+use crate::skip::skip;
 
 /// CPU of a login of a good build, microseconds.
 pub const GOOD_US: u64 = 2_000;
 /// Four times that.
 pub const BAD_US: u64 = 8_000;
+/// More requests than 200 logins for a baseline need.
+pub const BASELINE: u64 = 320;
 /// The absolute budget of a login, between the two.
 const BUDGET_MS: u64 = 5;
 
@@ -76,21 +82,33 @@ budget = {{ mean_cpu = "50ms" }}
     }
 }
 
-/// The folder of one test.
+/// The folder of one test, removed with the last copy of this value.
 #[derive(Clone, Debug)]
 pub struct Site {
-    folder: PathBuf,
+    folder: Arc<TempDir>,
     metrics: SocketAddr,
 }
 
+/// A new folder; `None` (after saying why) when this user may not run the agent.
+pub fn site_or_skip() -> Option<Site> {
+    if Uid::effective().is_root() {
+        return Some(Site::new().unwrap_or_else(|error| panic!("{error:#}")));
+    }
+    skip("the agent needs root to load its kernel programs")
+}
+
 impl Site {
-    pub fn new(folder: &Path) -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         let metrics = TcpListener::bind("127.0.0.1:0").context("looking for a free port")?.local_addr()?;
-        Ok(Self { folder: folder.to_owned(), metrics })
+        Ok(Self { folder: Arc::new(TempDir::new().context("making a folder")?), metrics })
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.folder().join(name)
     }
 
     pub fn config(&self) -> PathBuf {
@@ -130,7 +148,7 @@ impl Site {
     pub fn web(&self) -> anyhow::Result<Service> {
         Ok(Service {
             name: "web".to_owned(),
-            matcher: format!("{{ cmdline = 'burn --listen unix:{}/' }}", self.folder.display()),
+            matcher: format!("{{ cmdline = 'burn --listen unix:{}/' }}", self.folder().display()),
             build: "{ env = \"REVISION\" }".to_owned(),
             mode: "enforce".to_owned(),
             hook: Some(self.switching_hook("")?),
@@ -153,7 +171,7 @@ impl Site {
         let text = format!(
             "#!/bin/sh\ncd '{}' || exit 1\necho \"$LOAD_WATCHDOG_INCIDENT\" >>hook.runs\nenv >hook.env\n\
              echo \"$@\" >hook.args\ncat >hook.json\n{body}\n",
-            self.folder.display()
+            self.folder().display()
         );
         fs::write(&path, text).context("writing the hook")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -183,6 +201,13 @@ impl Site {
             .args(args)
             .env("REVISION", build);
         Burn::start_command(&mut command)
+    }
+
+    /// Starts a build and lets it serve.
+    pub fn deploy(&self, build: &str, login_us: u64) -> anyhow::Result<Burn> {
+        let burn = self.start(build, login_us)?;
+        self.switch(build)?;
+        Ok(burn)
     }
 
     /// From now on new connections reach this build.
