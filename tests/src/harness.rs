@@ -21,7 +21,10 @@ pub fn executable(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding the running program")?;
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.with_context(|| {
-        format!("no program {name} beside {}: run `cargo build` in the workspace's folder first", own.display())
+        format!(
+            "no program {name} beside {}: run `cargo build` in the workspace's folder first",
+            own.display()
+        )
     })
 }
 

@@ -12,6 +12,7 @@ use watchdog_tests::agent::metrics::Metrics;
 use watchdog_tests::agent::site::{BASELINE, GOOD_US, Site, site_or_skip};
 use watchdog_tests::agent::{Agent, bpf};
 
+const HEAVY_US: u64 = 10_000;
 const SEEN_WITHIN: Duration = Duration::from_secs(15);
 /// What `load-watchdog run --help` promises.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
@@ -87,6 +88,13 @@ fn a_faulty_configuration_is_refused_on_reload_and_a_right_one_taken() {
     let counted = |agent: &Agent| {
         agent.metrics().unwrap().sum("load_watchdog_requests_total", &[("service", "web")]).unwrap_or(0.0)
     };
+    // The last ones are counted just after their answers.
+    let measures = |agent: &Agent| {
+        let before = counted(agent);
+        site.visit(60).unwrap();
+        let all = |agent: &Agent| Ok((counted(agent) >= before + 60.0).then_some(()));
+        agent.wait_for("all of 60 requests", SEEN_WITHIN, all).unwrap();
+    };
 
     let right = fs::read_to_string(site.config()).unwrap();
     fs::write(site.config(), right.replace("mode = \"enforce\"", "mode = \"enforced\"")).unwrap();
@@ -96,9 +104,7 @@ fn a_faulty_configuration_is_refused_on_reload_and_a_right_one_taken() {
     let log = fs::read_to_string(site.log()).unwrap();
     assert!(log.contains("enforced") && log.contains("config.toml:"), "the fault is not told:\n{log}");
     // The old one is in force, and measures.
-    let before = counted(&agent);
-    site.visit(60).unwrap();
-    assert!(counted(&agent) >= before + 60.0);
+    measures(&agent);
 
     let mut renamed = web;
     renamed.mode = "observe".to_owned();
@@ -109,9 +115,7 @@ fn a_faulty_configuration_is_refused_on_reload_and_a_right_one_taken() {
             Ok((agent.service("web")?.mode == watchdog::config::Mode::Observe).then_some(()))
         })
         .unwrap();
-    let before = counted(&agent);
-    site.visit(60).unwrap();
-    assert!(counted(&agent) >= before + 60.0, "nothing is measured after the reload");
+    measures(&agent);
     let status = agent.service("web").unwrap();
     let builds: Vec<_> = status.builds.iter().map(|b| (b.build.as_str(), b.state.as_str())).collect();
     assert_eq!(builds, [("good", "adopted")]);
@@ -121,15 +125,28 @@ fn a_faulty_configuration_is_refused_on_reload_and_a_right_one_taken() {
 fn the_exported_figures_are_the_servers_own_and_never_go_back() {
     let Some(site) = site_or_skip() else { return };
     site.configure(&[site.web().unwrap()]).unwrap();
-    let burn = site.deploy("good", GOOD_US).unwrap();
+    // Heavy enough that the tens of microseconds about a request that the server's own clock leaves out are few.
+    let burn = site.deploy("good", HEAVY_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     let mut seen = Ratchet::default();
-    site.visit(400).unwrap();
-    let own = burn.stats().unwrap();
+    site.visit(200).unwrap();
     let login = [("service", "web"), ("endpoint", "login"), ("build", "good"), ("status_class", "2xx")];
-    // The last request counts when its response has been sent, on either side.
-    let metrics = agent.metrics().unwrap();
-    seen.take(&metrics);
+    // The last requests are counted just after their answers, on either side.
+    let (own, metrics) = agent
+        .wait_for("all requests on both sides", SEEN_WITHIN, |agent| {
+            let (own, metrics) = (burn.stats()?, agent.metrics()?);
+            seen.take(&metrics);
+            let watched = |name: &str| {
+                metrics.sum("load_watchdog_requests_total", &[("endpoint", name)]).unwrap_or(0.0)
+            };
+            let all = own.cost("login").count + own.cost("browse").count == 200
+                && watched("login") + watched("browse") >= 200.0;
+            // Of the time that was given to requests the agent hears with its next tick.
+            let cost = metrics.sum("load_watchdog_request_cpu_seconds_sum", &[]);
+            let given = metrics.sum("load_watchdog_attributed_cpu_seconds_total", &[]);
+            Ok((all && given >= cost).then_some((own, metrics)))
+        })
+        .unwrap();
     for (name, own) in [("login", own.cost("login")), ("browse", own.cost("browse"))] {
         let labels = [("service", "web"), ("endpoint", name), ("build", "good")];
         let count = metrics.sum("load_watchdog_request_cpu_seconds_count", &labels);
@@ -144,7 +161,6 @@ fn the_exported_figures_are_the_servers_own_and_never_go_back() {
     let given = of_web("attributed_cpu_seconds_total") + of_web("unattributed_cpu_seconds_total");
     let total = of_web("service_cpu_seconds_total");
     assert!((given / total - 1.0).abs() < 0.02, "{given} s of {total} s are given to somebody");
-    assert!(of_web("attributed_cpu_seconds_total") >= seconds);
 
     // The slot of the build is closed two seconds after its last process, and another one is opened for it.
     drop(burn);
@@ -156,10 +172,11 @@ fn the_exported_figures_are_the_servers_own_and_never_go_back() {
     let before = seen.of(&login);
     let burn = site.deploy("good", GOOD_US).unwrap();
     site.visit(100).unwrap();
-    let more = burn.stats().unwrap().cost("login").count as f64;
+    let mut more = 0.0;
     agent
         .wait_for("the restarted server's requests", SEEN_WITHIN, |agent| {
             seen.take(&agent.metrics()?);
+            more = burn.stats()?.cost("login").count as f64;
             Ok((seen.of(&login) >= before + more).then_some(()))
         })
         .unwrap();

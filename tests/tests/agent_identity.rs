@@ -46,8 +46,7 @@ fn burn(program: &Path, folder: &Path, args: &[&str]) -> Command {
 /// Connections of their own, so that every forked child gets some.
 fn login(burn: &Burn) {
     let steps = vec![Step::post("login", "/login", "user=ann&password=secret")];
-    let options =
-        LoadOptions { keep_alive: false, ..LoadOptions::new(burn.target().clone(), steps, LOGINS) };
+    let options = LoadOptions { keep_alive: false, ..LoadOptions::new(burn.target().clone(), steps, LOGINS) };
     assert_eq!(run(options).unwrap().failures, 0);
 }
 
@@ -126,7 +125,8 @@ fn every_process_is_found_and_its_requests_count_for_its_build() {
             })
             .unwrap();
     };
-    for (name, processes) in [("by-port", 4), ("by-path", 1), ("by-exe", 1), ("by-arguments", 3), ("late", 1)] {
+    for (name, processes) in [("by-port", 4), ("by-path", 1), ("by-exe", 1), ("by-arguments", 3), ("late", 1)]
+    {
         found(name, processes);
     }
 

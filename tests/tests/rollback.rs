@@ -100,7 +100,10 @@ fn observing_records_what_it_would_have_done_and_runs_nothing() {
     site.visit(200).unwrap();
     let incident = agent.wait_for_incident(&["observed"], DECIDED_WITHIN).unwrap();
     let detail = agent.incident(&incident.id).unwrap();
-    assert!(detail.timeline.iter().any(|entry| entry.text.contains("would have run the hook")), "{detail:#?}");
+    assert!(
+        detail.timeline.iter().any(|entry| entry.text.contains("would have run the hook")),
+        "{detail:#?}"
+    );
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(site.hook_runs(), 0);
     assert_eq!(agent.build("web", "bad").unwrap().unwrap().state, "probation");

@@ -49,7 +49,8 @@ mod tests {
     #[test]
     fn points_are_found_by_name_and_labels() {
         let metrics = Metrics::new(
-            "# TYPE a_total counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"11\",y=\"2\"} 4\nb 5\n".to_owned(),
+            "# TYPE a_total counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"11\",y=\"2\"} 4\nb 5\n"
+                .to_owned(),
         );
         assert_eq!(metrics.sum("a_total", &[("x", "1")]), Some(3.0));
         assert_eq!(metrics.sum("a_total", &[("y", "2")]), Some(7.0));
