@@ -36,11 +36,8 @@ pub fn models(requests: u64) -> Vec<Case> {
 /// Ways to read a request.
 pub fn reads(requests: u64) -> Vec<Case> {
     let case = |name: &str, args: &[&str]| Case::new(name, args, 4, requests);
-    let socket = std::env::temp_dir().join(format!("load-watchdog-burn-{}.sock", std::process::id()));
-    // Left over when the server was killed; it does not listen on a path that exists.
-    let _ = std::fs::remove_file(&socket);
     vec![
-        case("unix socket", &["--listen", &format!("unix:{}", socket.display())]),
+        case("unix socket", &["--listen", &unix_path()]),
         case("read", &["--read-call", "read"]),
         case("readv", &["--read-call", "readv"]),
         case("recvmsg", &["--read-call", "recvmsg"]),
@@ -81,15 +78,65 @@ pub fn all(requests: u64) -> Vec<Case> {
     [concurrencies(requests), models(requests), reads(requests), answers(requests)].concat()
 }
 
+/// For an emulated machine: few requests, long logins.
+pub fn emulated() -> Vec<Case> {
+    const REQUESTS: u64 = 30;
+    [
+        Case::new("keep-alive, concurrency 1", &[], 1, REQUESTS),
+        Case::new("keep-alive, concurrency 4", &[], 4, REQUESTS),
+        Case::new("closing, concurrency 4", &[], 4, REQUESTS).closing(),
+        Case::new("keep-alive, concurrency 16", &[], 16, REQUESTS),
+        Case::new("pool of 4", &["--model", "pool"], 8, REQUESTS),
+        Case::new("prefork", &["--model", "prefork"], 4, REQUESTS).closing(),
+        Case {
+            head_pieces: 3,
+            ..Case::new("unix socket, head in 3 pieces", &["--listen", &unix_path()], 4, REQUESTS)
+        },
+    ]
+    .into_iter()
+    .map(|mut case| {
+        case.server.extend(["--login-us".to_owned(), "100000".to_owned()]);
+        case
+    })
+    .collect()
+}
+
+/// A socket path for one server after the other.
+fn unix_path() -> String {
+    let path = std::env::temp_dir().join(format!("load-watchdog-burn-{}.sock", std::process::id()));
+    // Left over when the server was killed; it does not listen on a path that exists.
+    let _ = std::fs::remove_file(&path);
+    format!("unix:{}", path.display())
+}
+
+/// How far figures may be apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Of the logins' mean from the server's own, as a share.
+    pub deviation: f64,
+    /// Smallest share of the processes' CPU time that belongs to requests.
+    pub coverage: f64,
+}
+
+/// What the product promises.
+pub const PROMISED: Bounds = Bounds { deviation: 0.05, coverage: 0.95 };
+/// Under emulation a thread's start and a read's way through the kernel take milliseconds, which the server's own
+/// clock does not see and no request owns.
+pub const EMULATED: Bounds = Bounds { deviation: 0.10, coverage: 0.75 };
+
 /// Every request counted once, every login charged as its own clock says, and nothing lost on the way.
-pub fn judge(measured: &Measured, tolerance: f64) -> anyhow::Result<()> {
+pub fn judge(measured: &Measured, bounds: Bounds) -> anyhow::Result<()> {
     ensure!(measured.report.failures == 0, "{} requests failed", measured.report.failures);
     for line in &measured.deviations {
         ensure!(line.miscounted() == 0, "{}: miscounted by {}", line.endpoint, line.miscounted());
     }
     let login = measured.deviation("login")?;
-    ensure!((login.ratio() - 1.0).abs() <= tolerance, "login mean is {:.4} of its own figure", login.ratio());
-    ensure!(measured.coverage() >= 0.95, "coverage is {:.3}", measured.coverage());
+    ensure!(
+        (login.ratio() - 1.0).abs() <= bounds.deviation,
+        "login mean is {:.4} of its own figure",
+        login.ratio()
+    );
+    ensure!(measured.coverage() >= bounds.coverage, "coverage is {:.3}", measured.coverage());
     ensure!(measured.left_ongoing == 0, "{} requests are still held", measured.left_ongoing);
     for loss in [Loss::SeriesMissing, Loss::SampleRingFull, Loss::UnreadableBuffer, Loss::OngoingFull] {
         ensure!(measured.lost(loss) == 0, "{} lost by {}", measured.lost(loss), loss.label());

@@ -22,6 +22,12 @@ pub const ENDPOINTS: [(&str, Option<&str>, &str); 5] = [
     ("api_login", Some("POST"), "/api/*/login"),
 ];
 
+/// The endpoints that a slot of the burn server has, requests of no endpoint included.
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+pub const fn endpoint_count() -> u16 {
+    ENDPOINTS.len() as u16 + 1
+}
+
 /// The endpoints as patterns of the kernel.
 pub fn patterns() -> Vec<EndpointPattern> {
     (1..)
@@ -62,6 +68,7 @@ impl Case {
         }
     }
 
+    #[must_use]
     pub fn closing(self) -> Self {
         Self { keep_alive: false, ..self }
     }
@@ -130,7 +137,9 @@ pub fn measure(kernel: &mut Kernel, case: &Case) -> anyhow::Result<Measured> {
     let args: Vec<&str> = case.server.iter().map(String::as_str).collect();
     let burn = Burn::start(&args)?;
     kernel.register_service(0, &patterns())?;
-    let slot = kernel.open_slot(0, ENDPOINTS.len() as u16 + 1)?;
+    let slot = kernel.open_slot(0, endpoint_count())?;
+    // The parent first: what it forks from here on inherits the slot, and what it forked before is in the list.
+    kernel.watch(burn.pid(), slot);
     for pid in family(burn.pid())? {
         kernel.watch(pid, slot);
     }

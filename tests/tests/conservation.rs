@@ -7,7 +7,7 @@ use watchdog::kernel::KernelOptions;
 use watchdog_common::types::Loss;
 use watchdog_tests::harness::Burn;
 use watchdog_tests::load::{LoadOptions, run};
-use watchdog_tests::measure::{Case, ENDPOINTS, figures, measure, patterns};
+use watchdog_tests::measure::{Case, endpoint_count, figures, measure, patterns};
 use watchdog_tests::skip::kernel_or_skip;
 
 #[test]
@@ -66,7 +66,7 @@ fn dropped_samples_come_back_from_the_histogram() {
     let burn =
         Burn::start(&["--login-us", "300", "--browse-us", "50", "--report-sleep-ms", "1"]).expect("a server");
     kernel.register_service(0, &patterns()).expect("patterns");
-    let slot = kernel.open_slot(0, ENDPOINTS.len() as u16 + 1).expect("a free slot");
+    let slot = kernel.open_slot(0, endpoint_count()).expect("a free slot");
     kernel.watch(burn.pid(), slot);
     let requests = 2_000;
     let load = LoadOptions {

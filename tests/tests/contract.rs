@@ -59,7 +59,7 @@ fn maps() -> Vec<Map> {
         array(map::BUILD_SLOTS, size_of::<BuildSlot>(), abi::MAX_BUILD_SLOTS),
         array(map::SERVICES, size_of::<ServicePatterns>(), abi::MAX_SERVICES),
         hash(map::ENDPOINTS, size_of::<EndpointKey>(), size_of::<u32>(), abi::MAX_ENDPOINT_RULES),
-        hash(map::ONGOING, size_of::<u64>(), size_of::<OngoingRequest>(), abi::MAX_ONGOING),
+        array(map::ONGOING, size_of::<OngoingRequest>(), abi::MAX_ONGOING),
         hash(map::SERIES, size_of::<SeriesKey>(), size_of::<Series>(), abi::MAX_SERIES),
         per_cpu(map::CONSERVATION, Some(size_of::<Conservation>()), abi::MAX_BUILD_SLOTS),
         per_cpu(map::LOSSES, Some(size_of::<u64>()), LOSS_REASONS),
@@ -68,6 +68,7 @@ fn maps() -> Vec<Map> {
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
+        ring(map::LOG, abi::LOG_RING_BYTES),
     ]
 }
 
@@ -129,6 +130,7 @@ fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
         (global::SOCKET_SK, 4),
         (global::HASH_KEY, 8),
         (global::ABI_VERSION, 4),
+        (global::LOG_LEVEL, 1),
     ];
     let mut built = BTreeSet::new();
     for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Data && symbol.is_global()) {

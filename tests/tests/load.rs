@@ -8,7 +8,7 @@ use watchdog::kernel::{Kernel, KernelOptions};
 use watchdog_common::abi::program;
 use watchdog_common::types::ProcessEventKind;
 use watchdog_tests::harness::Burn;
-use watchdog_tests::measure::{ENDPOINTS, patterns};
+use watchdog_tests::measure::{endpoint_count, patterns};
 use watchdog_tests::skip::kernel_or_skip;
 
 #[test]
@@ -102,7 +102,7 @@ fn idle_connections_hold_no_request() {
     let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
     let burn = Burn::start(&["--browse-us", "20"]).expect("a server");
     kernel.register_service(0, &patterns()).expect("patterns");
-    let slot = kernel.open_slot(0, ENDPOINTS.len() as u16 + 1).expect("a slot");
+    let slot = kernel.open_slot(0, endpoint_count()).expect("a slot");
     kernel.watch(burn.pid(), slot);
     let mut connections = Vec::new();
     for _ in 0..300 {

@@ -1,7 +1,7 @@
 //! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
 
 /// Changes whenever a shared type, a map or the meaning of a field changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Watched services at most.
 pub const MAX_SERVICES: u32 = 64;
@@ -9,7 +9,7 @@ pub const MAX_SERVICES: u32 = 64;
 pub const MAX_ENDPOINTS: u32 = 32;
 /// (service, build) pairs that are alive at the same time at most; slot 0 means "not watched".
 pub const MAX_BUILD_SLOTS: u32 = 256;
-/// Requests under way at the same time on the host at most (the map is preallocated).
+/// Requests under way at the same time on the host at most; a power of two.
 pub const MAX_ONGOING: u32 = 65_536;
 /// (build slot, endpoint, status class) series at most.
 pub const MAX_SERIES: u32 = 8_192;
@@ -21,6 +21,9 @@ pub const MAX_TGID: u32 = 4_194_304;
 pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
 pub const PROCESS_RING_BYTES: u32 = 1 << 18;
+
+/// Bytes of the ring that carries the programs' log lines; the number is aya-log's.
+pub const LOG_RING_BYTES: u32 = 1 << 17;
 
 /// Bytes of a request's head that the kernel keeps and parses: method and path must end within them.
 pub const HEAD_WINDOW: usize = 256;
@@ -46,7 +49,7 @@ pub mod map {
     pub const SERVICES: &str = "SERVICES";
     /// Hash: [`crate::types::EndpointKey`] to endpoint index (`u32`).
     pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// Hash: connection cookie to [`crate::types::OngoingRequest`].
+    /// Array of [`crate::types::OngoingRequest`]: a table of places, mapped into the agent.
     pub const ONGOING: &str = "ONGOING_REQ";
     /// Hash: [`crate::types::SeriesKey`] to [`crate::types::Series`].
     pub const SERIES: &str = "SERIES";
@@ -64,6 +67,8 @@ pub mod map {
     pub const SAMPLES: &str = "SAMPLES";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.
     pub const PROCESSES: &str = "PROCESSES";
+    /// Ring of the programs' log lines, made and read by aya-log: debugging only, nothing is logged per request.
+    pub const LOG: &str = "AYA_LOGS";
 }
 
 /// Names of the programs: each is the hook it hangs on.
@@ -109,4 +114,6 @@ pub mod global {
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
     pub const HASH_KEY: &str = "HASH_KEY";
     pub const ABI_VERSION: &str = "ABI_VERSION";
+    /// The level below which the programs log nothing, made and set by aya-log.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

@@ -42,10 +42,13 @@ impl RequestFlags {
     pub const CONTINUATION: u16 = 1 << 4;
 }
 
-/// A request under way, by connection cookie.
+/// A request under way, in a place of the table of all such requests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OngoingRequest {
+    /// [`request_identity`] of whose place this is; [`VACANT`] or [`TAKEN`] if of nobody's. Whoever sets it to
+    /// [`VACANT`] by compare and exchange has ended the request, and nobody else has.
+    pub identity: u64,
     /// On-CPU time charged so far (what threads still hold is not in it).
     pub oncpu_ns: u64,
     pub start_mono_ns: u64,
@@ -60,8 +63,20 @@ pub struct OngoingRequest {
     /// [`RequestFlags`] bits.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<OngoingRequest>() == 40 && align_of::<OngoingRequest>() == 8);
-const _: () = assert!(offset_of!(OngoingRequest, sequence) == 24 && offset_of!(OngoingRequest, flags) == 38);
+const _: () = assert!(size_of::<OngoingRequest>() == 48 && align_of::<OngoingRequest>() == 8);
+const _: () = assert!(offset_of!(OngoingRequest, identity) == 0 && offset_of!(OngoingRequest, flags) == 46);
+
+/// A place that holds no request.
+pub const VACANT: u64 = 0;
+/// A place that is being filled.
+pub const TAKEN: u64 = u64::MAX;
+
+/// A request as one number: its connection's cookie (the kernel counts them from 1) and, below it, 24 bits of its
+/// number on that connection.
+#[inline(always)]
+pub const fn request_identity(cookie: u64, sequence: u32) -> u64 {
+    cookie << 24 | (sequence & 0x00ff_ffff) as u64
+}
 
 /// What a build slot stands for.
 #[repr(C)]

@@ -1,6 +1,6 @@
 //! Counting: losses by reason, and whose CPU time it was.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use watchdog_common::types::{Conservation, Loss};
 
@@ -11,6 +11,16 @@ use crate::maps::{CONSERVATION, LOSSES};
 pub(crate) fn add(counter: *mut u64, amount: u64) {
     // SAFETY: callers pass an aligned u64 inside a map value.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+/// Sets a shared value from one to another; false when it was not the first.
+#[inline(always)]
+pub(crate) fn exchange(value: *mut u64, from: u64, to: u64) -> bool {
+    // SAFETY: callers pass an aligned u64 inside a map value.
+    let (_, done) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(value, from, to)
+    };
+    done
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The kernel programs of load-watchdog. ARCHITECTURE.md ("The state machine") tells the rules that they follow.
 //!
 //! - [`sched`]: on-CPU time of every watched thread, from switch to switch; hand-over of work at wake-ups.
-//! - [`socket`]: what is received and sent, and which request it belongs to.
+//! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
 #![no_std]
@@ -13,11 +13,13 @@
 )]
 
 mod counters;
+mod endpoint;
 mod maps;
 mod offsets;
 mod process;
 mod registers;
 mod request;
+mod response;
 mod sched;
 mod socket;
 

@@ -1,6 +1,7 @@
 //! Every map, with the reason for its capacity.
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 use core::ptr;
 
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE};
@@ -11,7 +12,7 @@ use aya_ebpf::macros::btf_map;
 use watchdog_common::abi;
 use watchdog_common::types::{
     BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, ProcessEvent, Sample, Series,
-    SeriesKey, ServicePatterns,
+    SeriesKey, ServicePatterns, request_identity,
 };
 
 use crate::offsets::Task;
@@ -37,9 +38,15 @@ pub(crate) static ENDPOINTS: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Preallocated, because requests begin and end in contexts that must not allocate (about 6 MiB).
+/// Preallocated, because requests begin and end in contexts that must not allocate (3 MiB). A table whose places
+/// are claimed by compare and exchange: finding a request is a load and a comparison, where a hash map costs a call
+/// each time, and several locks per request. Mapped into the agent, which ends what was abandoned.
 #[btf_map]
-pub(crate) static ONGOING_REQ: HashMap<u64, OngoingRequest, { abi::MAX_ONGOING as usize }> = HashMap::new();
+pub(crate) static ONGOING_REQ: Array<
+    OngoingRequest,
+    { abi::MAX_ONGOING as usize },
+    { BPF_F_MMAPABLE as usize },
+> = Array::new();
 
 /// 8 KiB each. The agent makes the entries of a slot before it watches a process under it, so programs never
 /// insert and the map allocates only what is in use.
@@ -92,14 +99,38 @@ pub(crate) struct Thread {
     pub(crate) held_ns: u64,
     /// Charged beyond what the scheduler gave the slice; the next slices pay it back.
     pub(crate) debt_ns: u64,
-    /// Cookie of the connection whose request is current; 0 for none.
-    pub(crate) connection: u64,
-    pub(crate) sequence: u32,
+    /// The current request.
+    pub(crate) request: Request,
     /// [`Binding`]
     pub(crate) binding: u32,
     /// `RequestFlags` that this thread itself saw for its request.
     pub(crate) seen: u32,
-    pub(crate) _pad: u32,
+}
+
+/// Names a request and tells where it lies.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    /// Cookie of its connection; 0 for no request.
+    pub(crate) connection: u64,
+    /// Its number on the connection.
+    pub(crate) sequence: u32,
+    /// Index into [`ONGOING_REQ`]; whether it still lies there, the identity in the place tells.
+    pub(crate) place: u32,
+}
+
+impl Request {
+    pub(crate) const NONE: Self = Self { connection: 0, sequence: 0, place: 0 };
+
+    #[inline(always)]
+    pub(crate) fn is_some(self) -> bool {
+        self.connection != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn identity(self) -> u64 {
+        request_identity(self.connection, self.sequence)
+    }
 }
 
 /// How a thread came to its request.
@@ -113,16 +144,15 @@ impl Binding {
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
 #[repr(C)]
+#[expect(clippy::struct_field_names, reason = "a request is known by connection and sequence")]
 pub(crate) struct Connection {
-    pub(crate) cookie: u64,
+    /// The connection's cookie with the current or last request's number and place.
+    pub(crate) request: Request,
     /// On a connection to elsewhere: the request that sent last.
-    pub(crate) owner_connection: u64,
+    pub(crate) owner: Request,
     /// Bytes of the response sent, and how many there are at least.
     pub(crate) sent: u64,
     pub(crate) expected: u64,
-    pub(crate) owner_sequence: u32,
-    /// Number of the current or last request.
-    pub(crate) sequence: u32,
     pub(crate) kind: u32,
     pub(crate) phase: u32,
     pub(crate) head_len: u32,
@@ -132,9 +162,13 @@ pub(crate) struct Connection {
     pub(crate) endpoint: u16,
     pub(crate) status: u16,
     pub(crate) framing: u16,
-    pub(crate) flags: u16,
+    /// 1 for a HEAD request: its response tells a length, but has no body.
+    pub(crate) no_body: u16,
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
+
+// Read by words.
+const _: () = assert!(offset_of!(Connection, head).is_multiple_of(8));
 
 macro_rules! storage_map {
     ($name:ident, $map_type:ident, $value:ty) => {

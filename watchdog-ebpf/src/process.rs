@@ -3,12 +3,12 @@
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::warn;
-use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind, RequestFlags};
+use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind};
 
 use crate::counters;
-use crate::maps::{Binding, PROCESSES, SLICE_SCRATCH, set_slot, slot_of, thread_of};
+use crate::maps::{PROCESSES, SLICE_SCRATCH, set_slot, slot_of, thread_of};
 use crate::offsets::Task;
-use crate::request::{charge, finish, flush, now_ns, unbind};
+use crate::request::{charge, leave, now_ns};
 
 #[inline(always)]
 fn tell(ctx: &BtfTracePointContext, kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u16) {
@@ -58,11 +58,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     if let Some(thread) = thread_of(task) {
         let now = charge(thread);
         slice_ns = Some(thread.slice_charged_ns);
-        flush(thread, slot);
-        if thread.binding == Binding::OWN && thread.seen & u32::from(RequestFlags::COMPLETE) != 0 {
-            finish(thread.connection, thread.sequence, now);
-        }
-        unbind(thread);
+        leave(thread, slot, now);
     }
     // The kernel took this thread off the count before it called us.
     if task.live_threads() != 0 {
@@ -73,13 +69,12 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: this CPU's element.
         let slice = unsafe { &mut *slice };
         if slice.pid == task.pid() {
-            match slice_ns {
-                Some(ns) => counters::process_time(slot, ns),
-                None => {
-                    let ns = now_ns().saturating_sub(slice.start_mono_ns);
-                    counters::process_time(slot, ns);
-                    counters::unattributed(slot, ns);
-                }
+            if let Some(ns) = slice_ns {
+                counters::process_time(slot, ns);
+            } else {
+                let ns = now_ns().saturating_sub(slice.start_mono_ns);
+                counters::process_time(slot, ns);
+                counters::unattributed(slot, ns);
             }
             slice.pid = 0;
         }

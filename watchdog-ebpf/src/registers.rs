@@ -50,7 +50,7 @@ pub(crate) mod call {
     pub(crate) const FUTEX_WAKE: u64 = 454;
 }
 
-/// Offsets in x86_64's `struct pt_regs`, part of the ptrace interface.
+/// Offsets in `x86_64`'s `struct pt_regs`, part of the ptrace interface.
 const RSI: usize = 104;
 const RDX: usize = 96;
 const ORIG_RAX: usize = 120;
@@ -115,7 +115,8 @@ impl SystemCall {
             Via::Message => read_u64(self.second() + 16)?,
             _ => return None,
         };
-        Some(UserBytes { address: read_u64(vector)?, len: read_u64(vector + 8)?.min(moved) })
+        let [address, len] = read_pair(vector)?;
+        Some(UserBytes { address, len: len.min(moved) })
     }
 
     /// The last five bytes that the call sent, given how many it moved.
@@ -124,11 +125,11 @@ impl SystemCall {
         let (vector, count) = match self.via() {
             Via::Buffer => return read_five(self.second() + moved.checked_sub(5)?),
             Via::Vector => (self.second(), self.third()),
-            Via::Message => (read_u64(self.second() + 16)?, read_u64(self.second() + 24)?),
+            Via::Message => read_pair(self.second() + 16)?.into(),
             _ => return None,
         };
-        let last = vector + 16 * count.checked_sub(1)?;
-        read_five(read_u64(last)? + read_u64(last + 8)?.checked_sub(5)?)
+        let [address, len] = read_pair(vector + 16 * count.checked_sub(1)?)?;
+        read_five(address + len.checked_sub(5)?)
     }
 }
 
@@ -142,6 +143,13 @@ fn read_five(address: u64) -> Option<[u8; 5]> {
 fn read_u64(address: u64) -> Option<u64> {
     let mut value = 0u64;
     read_user((&raw mut value).cast(), 8, address).then_some(value)
+}
+
+/// Two words at once: each copy from user memory costs the same some tens of nanoseconds, however little it copies.
+#[inline(always)]
+fn read_pair(address: u64) -> Option<[u64; 2]> {
+    let mut pair = [0u64; 2];
+    read_user(pair.as_mut_ptr().cast(), 16, address).then_some(pair)
 }
 
 /// Copies from user memory; false when it cannot be read.

@@ -1,13 +1,13 @@
 //! Requests begin, are bound to threads, collect on-CPU time, and are finished and counted.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use watchdog_common::abi::ENDPOINT_OTHER;
+use watchdog_common::abi::{ENDPOINT_OTHER, MAX_ONGOING};
 use watchdog_common::histogram::{BUCKETS, bucket_of};
-use watchdog_common::types::{Loss, OngoingRequest, RequestFlags, Sample, SeriesKey};
+use watchdog_common::types::{Loss, OngoingRequest, RequestFlags, Sample, SeriesKey, TAKEN, VACANT};
 
 use crate::counters;
-use crate::maps::{Binding, Connection, ONGOING_REQ, SAMPLES, SERIES, Thread};
+use crate::maps::{Binding, Connection, ONGOING_REQ, Request, SAMPLES, SERIES, Thread};
 
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
@@ -33,14 +33,39 @@ pub(crate) fn charge(thread: &mut Thread) -> u64 {
     now
 }
 
-/// The request under way on a connection, if it is still the one with this number.
+/// Places that a request may have: the first comes from its connection's cookie, so that neighbours do not meet
+/// until 65,536 connections later, and then only if the first one's request is still under way.
+const PLACES: u32 = 8;
+/// From one to the next; odd, so that the chains of neighbours do not join.
+const STRIDE: u32 = 8_191;
+
+/// The request under way, if it is still in its place.
 #[inline(always)]
-pub(crate) fn ongoing(connection: u64, sequence: u32) -> Option<&'static mut OngoingRequest> {
-    let request = ONGOING_REQ.get_ptr_mut(connection)?;
-    // SAFETY: a live map value; it may be reused while we look, which the number on it shows in all but a few
-    // nanoseconds, and then a few nanoseconds go to the connection's next request.
-    let request = unsafe { &mut *request };
-    (request.sequence == sequence).then_some(request)
+pub(crate) fn ongoing(request: Request) -> Option<&'static mut OngoingRequest> {
+    let found = ONGOING_REQ.get_ptr_mut(request.place)?;
+    // SAFETY: a live map value; the place may be given to another request while we look, which the identity shows
+    // in all but a few nanoseconds, and then a few nanoseconds of on-CPU time go to that other request.
+    let found = unsafe { &mut *found };
+    (found.identity == request.identity()).then_some(found)
+}
+
+/// Takes a vacant place for the connection's next request, preferably the one it had before.
+#[inline(always)]
+fn claim(connection: &mut Connection) -> Option<&'static mut OngoingRequest> {
+    let first = connection.request.connection as u32;
+    let mut k = 0;
+    while k < PLACES {
+        let place = (first + k * STRIDE) & (MAX_ONGOING - 1);
+        let found = ONGOING_REQ.get_ptr_mut(place)?;
+        // SAFETY: a live map value; the identity is its first field and only touched atomically.
+        let found = unsafe { &mut *found };
+        if counters::exchange(&raw mut found.identity, VACANT, TAKEN) {
+            connection.request.place = place;
+            return Some(found);
+        }
+        k += 1;
+    }
+    None
 }
 
 /// Hands what the thread holds to its request. Returns the request's flags, or `None` when it is over: then the
@@ -49,8 +74,8 @@ pub(crate) fn ongoing(connection: u64, sequence: u32) -> Option<&'static mut Ong
 pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
     let held = thread.held_ns;
     thread.held_ns = 0;
-    if thread.connection != 0
-        && let Some(request) = ongoing(thread.connection, thread.sequence)
+    if thread.request.is_some()
+        && let Some(request) = ongoing(thread.request)
     {
         if held != 0 {
             counters::add(&raw mut request.oncpu_ns, held);
@@ -64,7 +89,7 @@ pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
 
 #[inline(always)]
 pub(crate) fn unbind(thread: &mut Thread) {
-    thread.connection = 0;
+    thread.request = Request::NONE;
     thread.binding = 0;
     thread.seen = 0;
 }
@@ -76,7 +101,7 @@ pub(crate) fn leave(thread: &mut Thread, slot: u16, now: u64) {
     let flags = flush(thread, slot);
     let over = RequestFlags::COMPLETE | RequestFlags::CLOSED;
     if thread.binding == Binding::OWN && flags.is_some_and(|flags| flags & over != 0) {
-        finish(thread.connection, thread.sequence, now);
+        finish(thread.request, now);
     }
     unbind(thread);
 }
@@ -92,8 +117,8 @@ pub(crate) enum Cause {
 /// what it does next shows whose work that was. So does, at a send, what it holds since it last answered
 /// something or received something: the send says for certain whose work it was.
 #[inline(always)]
-pub(crate) fn bind(thread: &mut Thread, connection: u64, sequence: u32, cause: Cause, slot: u16, now: u64) {
-    if thread.connection == connection && thread.sequence == sequence {
+pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u16, now: u64) {
+    if thread.request.identity() == request.identity() {
         thread.binding = Binding::OWN;
         return;
     }
@@ -107,8 +132,7 @@ pub(crate) fn bind(thread: &mut Thread, connection: u64, sequence: u32, cause: C
             thread.held_ns = held;
         }
     }
-    thread.connection = connection;
-    thread.sequence = sequence;
+    thread.request = request;
     thread.binding = Binding::OWN;
     thread.seen = 0;
 }
@@ -123,33 +147,32 @@ pub(crate) fn begin(
     now: u64,
     flags: u16,
 ) -> bool {
-    let cookie = connection.cookie;
     // The previous request of this connection ends here, whoever holds it.
-    if thread.binding == Binding::OWN && thread.connection == cookie {
+    if thread.binding == Binding::OWN && thread.request.connection == connection.request.connection {
         flush(thread, slot);
         unbind(thread);
     }
-    if connection.sequence != 0 {
-        finish(cookie, connection.sequence, now);
+    if connection.request.sequence != 0 {
+        finish(connection.request, now);
     }
-    connection.sequence += 1;
+    connection.request.sequence += 1;
     connection.sent = 0;
     connection.expected = 0;
-    let request = OngoingRequest {
-        oncpu_ns: 0,
-        start_mono_ns: now,
-        last_mono_ns: now,
-        sequence: connection.sequence,
-        tgid,
-        build_slot: slot,
-        endpoint: connection.endpoint,
-        status: connection.status,
-        flags,
-    };
-    if ONGOING_REQ.insert(cookie, request, u64::from(BPF_ANY)).is_err() {
+    let Some(request) = claim(connection) else {
         counters::lost(Loss::OngoingFull);
         return false;
-    }
+    };
+    request.oncpu_ns = 0;
+    request.start_mono_ns = now;
+    request.last_mono_ns = now;
+    request.sequence = connection.request.sequence;
+    request.tgid = tgid;
+    request.build_slot = slot;
+    request.endpoint = connection.endpoint;
+    request.status = connection.status;
+    request.flags = flags;
+    // SAFETY: an aligned field of a live map value. Last, and volatile: from here on it can be found.
+    unsafe { (&raw mut request.identity).write_volatile(connection.request.identity()) };
     if flags & RequestFlags::CONTINUATION == 0 {
         counters::started(slot);
     }
@@ -158,11 +181,17 @@ pub(crate) fn begin(
 
 /// Finishes a request: counts it, once, and sends its sample.
 #[inline(always)]
-pub(crate) fn finish(connection: u64, sequence: u32, now: u64) {
-    let Some(request) = ongoing(connection, sequence) else { return };
-    let request = *request;
-    // Of several that finish the same request, the one whose removal succeeds counts it.
-    if ONGOING_REQ.remove(connection).is_err() {
+pub(crate) fn finish(request: Request, now: u64) {
+    let Some(place) = ongoing(request) else { return };
+    let identity = &raw mut place.identity;
+    let request = OngoingRequest { identity: request.identity(), ..*place };
+    // Of several that finish the same request, the one that vacates its place counts it.
+    if !counters::exchange(identity, request.identity, VACANT) {
+        return;
+    }
+    // Its head never ended: it was no request.
+    if request.flags & RequestFlags::HEAD != 0 {
+        counters::lost(Loss::Abandoned);
         return;
     }
     let key = SeriesKey {

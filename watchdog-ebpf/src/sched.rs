@@ -26,7 +26,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let slice = unsafe { &mut *slice };
     let now = now_ns();
     if previous_slot != 0 {
-        let sleeps = ctx.arg::<u64>(0) & 0xff == 0 && ctx.arg::<u32>(3) != 0;
+        let sleeps = ctx.arg::<u64>(0) as u8 == 0 && ctx.arg::<u32>(3) != 0;
         switch_out(previous, previous_slot, sleeps, slice, now);
     }
     slice.pid = 0;
@@ -82,10 +82,11 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
 fn went_idle(thread: &mut Thread, slot: u16, now: u64) {
     match flush(thread, slot) {
         None => unbind(thread),
-        Some(_) => {
-            let complete = thread.seen & u32::from(RequestFlags::COMPLETE) != 0;
-            if thread.binding == Binding::OWN && complete {
-                finish(thread.connection, thread.sequence, now);
+        Some(flags) => {
+            let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
+            let over = thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off;
+            if thread.binding == Binding::OWN && over {
+                finish(thread.request, now);
                 unbind(thread);
             }
         }
@@ -103,27 +104,26 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if slot == 0 {
         return 0;
     }
-    let wakee = Task(ctx.arg::<*const u8>(0));
-    if wakee.tgid() != tgid {
+    let woken = Task(ctx.arg::<*const u8>(0));
+    if woken.tgid() != tgid {
         return 0;
     }
     let Some(from) = thread_of(waker) else { return 0 };
-    if from.connection == 0 || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
+    if !from.request.is_some() || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
         return 0;
     }
     // Interrupts wake threads too, in whosever context they come.
     if !SystemCall::of(waker).hands_over() {
         return 0;
     }
-    let Some(to) = thread_of_or_new(wakee) else {
+    let Some(to) = thread_of_or_new(woken) else {
         counters::lost(Loss::TaskStorage);
         return 0;
     };
-    if to.binding == Binding::OWN || ongoing(from.connection, from.sequence).is_none() {
+    if to.binding == Binding::OWN || ongoing(from.request).is_none() {
         return 0;
     }
-    to.connection = from.connection;
-    to.sequence = from.sequence;
+    to.request = from.request;
     to.binding = Binding::INHERITED;
     to.seen = 0;
     0

@@ -1,25 +1,29 @@
-//! What is received and sent on sockets, and which request it belongs to.
+//! The hooks on sockets, and what is received: whose request it begins, continues, or wakes up again.
+//!
+//! What is sent is in [`crate::response`], which endpoint a request names in [`crate::endpoint`].
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, MAX_WILDCARD_MASKS};
-use watchdog_common::http::{self, Framing, Opening, PathEnd, PathScan, RESPONSE_WINDOW, STEP};
-use watchdog_common::types::{EndpointKey, Loss, RequestFlags};
+use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW};
+use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
+use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
+use crate::endpoint::endpoint_of;
 use crate::maps::{
-    BUILD_SLOTS, Connection, ENDPOINTS, SERVICES, Thread, connection_of, connection_of_or_new, slot_of,
-    thread_of_or_new,
+    Connection, Request, Thread, connection_of, connection_of_or_new, slot_of, thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::registers::{SystemCall, Via, read_user};
-use crate::request::{Cause, begin, bind, charge, flush, ongoing};
+use crate::request::{Cause, begin, bind, charge, ongoing};
+use crate::response::on_send;
 
 /// What a connection is.
-mod kind {
+pub(crate) mod kind {
     pub(crate) const UNKNOWN: u32 = 0;
     /// Requests come in on it.
     pub(crate) const INBOUND: u32 = 1;
@@ -30,7 +34,7 @@ mod kind {
 }
 
 /// Where an inbound connection stands.
-mod phase {
+pub(crate) mod phase {
     /// A request's head is expected.
     pub(crate) const IDLE: u32 = 0;
     /// Part of a head was received.
@@ -41,16 +45,7 @@ mod phase {
     pub(crate) const RESPONSE: u32 = 3;
 }
 
-/// How a response's end is told.
-mod framing {
-    pub(crate) const UNKNOWN: u16 = 0;
-    pub(crate) const LENGTH: u16 = 1;
-    pub(crate) const CHUNKED: u16 = 2;
-    pub(crate) const NO_BODY: u16 = 3;
-}
-
 const MSG_PEEK: u32 = 2;
-const EAGAIN: i32 = -11;
 const TCP_CLOSE: i32 = 7;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
@@ -106,7 +101,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
     if connection.kind == kind::INBOUND
-        && let Some(request) = ongoing(connection.cookie, connection.sequence)
+        && let Some(request) = ongoing(connection.request)
     {
         request.flags |= RequestFlags::CLOSED;
     }
@@ -114,20 +109,20 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// One socket operation of a watched thread, and whose it is.
-struct Operation {
-    thread: &'static mut Thread,
-    connection: &'static mut Connection,
-    call: SystemCall,
-    slot: u16,
-    tgid: u32,
-    now: u64,
+pub(crate) struct Operation {
+    pub(crate) thread: &'static mut Thread,
+    pub(crate) connection: &'static mut Connection,
+    pub(crate) call: SystemCall,
+    pub(crate) slot: u16,
+    pub(crate) tgid: u32,
+    pub(crate) now: u64,
     /// Bytes that were received or sent.
-    moved: u64,
+    pub(crate) moved: u64,
 }
 
 impl Operation {
     #[inline(always)]
-    fn of(sk: *const c_void, moved: u64) -> Option<Self> {
+    pub(crate) fn of(sk: *const c_void, moved: u64) -> Option<Self> {
         let task = Task::current();
         let tgid = task.tgid();
         let slot = slot_of(tgid);
@@ -142,9 +137,9 @@ impl Operation {
             lost(Loss::ConnectionStorage);
             return None;
         };
-        if connection.cookie == 0 {
+        if connection.request.connection == 0 {
             // SAFETY: the helper takes any trusted socket pointer in tracing programs.
-            connection.cookie = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
+            connection.request.connection = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
         }
         let now = charge(thread);
         Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
@@ -157,30 +152,52 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     if received <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some(mut op) = Operation::of(sk, received as u32 as u64) else { return };
+    let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
     let connection = &op.connection;
-    let (cookie, sequence) = match connection.kind {
+    let request = match connection.kind {
         kind::OPAQUE => return,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
-        kind::OTHER => (connection.owner_connection, connection.owner_sequence),
+        kind::OTHER => connection.owner,
         // More of the request's body.
-        kind::INBOUND if connection.phase == phase::REQUEST => (connection.cookie, connection.sequence),
-        _ => (0, 0),
+        kind::INBOUND if connection.phase == phase::REQUEST => connection.request,
+        _ => Request::NONE,
     };
-    if cookie == 0 {
+    if !request.is_some() {
         receive_head(&mut op);
-    } else if ongoing(cookie, sequence).is_some() {
-        bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
+    } else if ongoing(request).is_some() {
+        bind(op.thread, request, Cause::Receive, op.slot, op.now);
     }
 }
 
 /// A value that was just stored, read back: it is unknown to the verifier, which would otherwise walk all that
 /// follows once for each value that it could be.
 #[inline(always)]
-fn reloaded(field: &u32) -> usize {
+pub(crate) fn reloaded(field: &u32) -> usize {
     // SAFETY: a reference; volatile, so that the compiler does not remember what was stored.
     unsafe { core::ptr::read_volatile(field) as usize }
+}
+
+const _: () = assert!(HEAD_WINDOW == RESPONSE_WINDOW);
+
+/// Fills the first half of the buffer from user memory, whatever part of it the call moved; false when that much
+/// cannot be read there. It goes by way of the stack: before it copies, the kernel checks the destination
+/// (`CONFIG_HARDENED_USERCOPY`), which takes 75 ns for an object on the heap and next to nothing for the stack.
+#[inline(always)]
+pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
+    const WORDS: usize = HEAD_WINDOW / 8;
+    let mut window = MaybeUninit::<[u64; WORDS]>::uninit();
+    if !read_user(window.as_mut_ptr().cast(), HEAD_WINDOW as u32, address) {
+        return false;
+    }
+    let (from, to) = (window.as_ptr().cast::<u64>(), connection.head.as_mut_ptr().cast::<u64>());
+    let mut w = 0;
+    while w < WORDS {
+        // SAFETY: inside both, which are aligned; volatile, lest the compiler calls its bytewise memcpy.
+        unsafe { to.add(w).write_volatile(from.add(w).read_volatile()) };
+        w += 1;
+    }
+    true
 }
 
 /// Reads what was received behind what is kept of the head already, and judges it.
@@ -200,9 +217,10 @@ fn receive_head(op: &mut Operation) {
     };
     let kept = (op.connection.head_len as usize) & (HEAD_WINDOW - 1);
     let len = if bytes.len > HEAD_WINDOW as u64 { HEAD_WINDOW } else { bytes.len as usize };
+    let whole = !continued && read_window(op.connection, bytes.address);
     // SAFETY: `kept` is below, and `len` at most, half of the buffer.
     let to = unsafe { op.connection.head.as_mut_ptr().add(kept) };
-    if !read_user(to, len as u32, bytes.address) {
+    if !whole && !read_user(to, len as u32, bytes.address) {
         lost(Loss::UnreadableBuffer);
         return;
     }
@@ -246,8 +264,7 @@ fn wait_for_head(op: &mut Operation, continued: bool) {
             return;
         }
     }
-    let (cookie, sequence) = (op.connection.cookie, op.connection.sequence);
-    bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
+    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 
 #[inline(always)]
@@ -260,251 +277,22 @@ fn receive_request(op: &mut Operation, method: u64, len: usize, continued: bool)
     op.connection.phase = phase::REQUEST;
     op.connection.endpoint = endpoint;
     op.connection.status = 0;
+    op.connection.no_body = u16::from(method == http::method_code(b"HEAD"));
     if continued {
-        if let Some(request) = ongoing(op.connection.cookie, op.connection.sequence) {
+        if let Some(request) = ongoing(op.connection.request) {
             request.endpoint = endpoint;
             request.flags &= !RequestFlags::HEAD;
         }
     } else if !begin(op.connection, op.thread, op.slot, op.tgid, op.now, 0) {
         return;
     }
-    let (cookie, sequence) = (op.connection.cookie, op.connection.sequence);
-    bind(op.thread, cookie, sequence, Cause::Receive, op.slot, op.now);
-}
-
-/// The endpoint that the request line names, or `None` when more bytes are needed.
-#[inline(always)]
-fn endpoint_of(op: &Operation, method: u64, len: usize) -> Option<u16> {
-    let Some(slot) = BUILD_SLOTS.get(u32::from(op.slot)) else { return Some(ENDPOINT_OTHER) };
-    let service = slot.service;
-    let Some(patterns) = SERVICES.get(service) else { return Some(ENDPOINT_OTHER) };
-    let target = reloaded(&op.connection.target) & 31;
-    if op.connection.head[target] != b'/' {
-        return Some(ENDPOINT_OTHER);
-    }
-    let mut path = PathReading {
-        scan: PathScan::new(offsets::hash_key(), patterns.masks),
-        head: &raw const op.connection.head,
-        begin: target as u64 + 1,
-        len: len as u64,
-    };
-    repeat((HEAD_WINDOW / STEP) as u32, read_path, &mut path);
-    match path.scan.end(len) {
-        PathEnd::Received => None,
-        PathEnd::Window => {
-            lost(Loss::LongPath);
-            Some(ENDPOINT_OTHER)
-        }
-        PathEnd::Path => {
-            let hashes = path.scan.hash.finish(&patterns.masks);
-            Some(look_up(&hashes, &patterns.masks, patterns.mask_count, method, service))
-        }
-    }
+    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 
 /// Calls `step` with 0, 1, 2, ... until it returns 1. The verifier walks the step once, and not once for each round.
 #[inline(always)]
-fn repeat<T>(rounds: u32, step: unsafe extern "C" fn(u64, *mut T) -> u64, state: &mut T) {
+pub(crate) fn repeat<T>(rounds: u32, step: unsafe extern "C" fn(u64, *mut T) -> u64, state: &mut T) {
     let state: *mut T = state;
     // SAFETY: the helper calls `step` with the round's number and `state`, which outlives the call.
     unsafe { bpf_loop(rounds, step as *mut c_void, state.cast(), 0) };
-}
-
-#[repr(C)]
-struct PathReading {
-    head: *const [u8; 2 * HEAD_WINDOW],
-    begin: u64,
-    len: u64,
-    scan: PathScan,
-}
-
-unsafe extern "C" fn read_path(round: u64, state: *mut PathReading) -> u64 {
-    // SAFETY: what `endpoint_of` passed; the masks keep the eight bytes inside the buffer.
-    let state = unsafe { &mut *state };
-    let at = (state.begin as usize & 31) + STEP * (round as usize & (HEAD_WINDOW / STEP - 1));
-    // SAFETY: as above.
-    let head = unsafe { &*state.head };
-    u64::from(!state.scan.step(head, at, state.len as usize))
-}
-
-#[repr(C)]
-struct FramingReading {
-    head: *const [u8; 2 * HEAD_WINDOW],
-    len: u64,
-    framing: u64,
-    length_at: u64,
-}
-
-unsafe extern "C" fn read_framing(round: u64, state: *mut FramingReading) -> u64 {
-    // SAFETY: what `begin_response` passed; the mask keeps the word inside the buffer, which is aligned for it.
-    let state = unsafe { &mut *state };
-    let at = STEP * (round as usize & (RESPONSE_WINDOW / STEP - 1));
-    // SAFETY: as above.
-    let (head, word) = unsafe { (&*state.head, state.head.cast::<u8>().add(at).cast::<u64>().read()) };
-    match http::framing_step(head, at, word, state.len as usize) {
-        None => return 0,
-        Some(Framing::LengthAt(at)) => {
-            state.framing = u64::from(framing::LENGTH);
-            state.length_at = at as u64;
-        }
-        Some(Framing::Chunked) => state.framing = u64::from(framing::CHUNKED),
-        Some(Framing::Unknown) => {}
-    }
-    1
-}
-
-#[inline(always)]
-fn look_up(
-    hashes: &[u64; MAX_WILDCARD_MASKS],
-    masks: &[u32; MAX_WILDCARD_MASKS],
-    mask_count: u32,
-    method: u64,
-    service: u32,
-) -> u16 {
-    let mut m = 0;
-    while m < MAX_WILDCARD_MASKS {
-        if m as u32 >= mask_count {
-            break;
-        }
-        let mut key = EndpointKey { path_hash: hashes[m], method, service, mask: masks[m] };
-        let mut found = ENDPOINTS.get_ptr(&key);
-        if found.is_none() {
-            key.method = 0;
-            found = ENDPOINTS.get_ptr(&key);
-        }
-        if let Some(endpoint) = found {
-            // SAFETY: a live map value; the agent never changes one.
-            return unsafe { *endpoint } as u16;
-        }
-        m += 1;
-    }
-    ENDPOINT_OTHER
-}
-
-#[inline(always)]
-fn on_send(sk: *const c_void, sent: i32) {
-    if sent == EAGAIN {
-        return;
-    }
-    let moved = if sent > 0 { sent as u32 as u64 } else { 0 };
-    let Some(mut op) = Operation::of(sk, moved) else { return };
-    if op.connection.kind == kind::UNKNOWN {
-        send_first(&mut op);
-    }
-    match op.connection.kind {
-        kind::OTHER if op.thread.connection != 0 => {
-            op.connection.owner_connection = op.thread.connection;
-            op.connection.owner_sequence = op.thread.sequence;
-        }
-        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, sent < 0),
-        _ => {}
-    }
-}
-
-/// Nothing was received on this connection yet, so it leads elsewhere; unless this is the response of a request
-/// that came before the agent did.
-#[inline(always)]
-fn send_first(op: &mut Operation) {
-    op.connection.kind = kind::OTHER;
-    let mut start = [0u8; 16];
-    let readable = op.moved >= 16
-        && op
-            .call
-            .first_bytes(op.moved)
-            .is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
-    if readable && http::status(&start).is_some() {
-        op.connection.kind = kind::INBOUND;
-        lost(Loss::Midstream);
-    }
-}
-
-/// Reads the beginning of what is sent into `head`; the status code when it is a response's beginning.
-#[inline(always)]
-fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
-    let bytes = op.call.first_bytes(op.moved)?;
-    let len = if bytes.len > RESPONSE_WINDOW as u64 { RESPONSE_WINDOW } else { bytes.len as usize };
-    if len < 16 || !read_user(op.connection.head.as_mut_ptr(), len as u32, bytes.address) {
-        return None;
-    }
-    // SAFETY: the buffer is longer than 16 bytes and of the same alignment.
-    let start = unsafe { &*op.connection.head.as_ptr().cast::<[u8; 16]>() };
-    op.connection.head_len = len as u32;
-    http::status(start).map(|status| (status, reloaded(&op.connection.head_len)))
-}
-
-/// A send on an inbound connection says for certain whose work this was.
-#[inline(always)]
-fn send_response(op: &mut Operation, failed: bool) {
-    let cookie = op.connection.cookie;
-    if ongoing(cookie, op.connection.sequence).is_none() && !continue_response(op) {
-        return;
-    }
-    let sequence = op.connection.sequence;
-    bind(op.thread, cookie, sequence, Cause::Send, op.slot, op.now);
-    if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
-        flush(op.thread, op.slot);
-        return;
-    }
-    op.connection.sent += op.moved;
-    let complete = failed
-        || match op.connection.framing {
-            framing::LENGTH => op.connection.sent >= op.connection.expected,
-            framing::CHUNKED => op.call.last_five(op.moved).is_some_and(|end| end == *b"0\r\n\r\n"),
-            _ => true,
-        };
-    let flags = RequestFlags::ANSWERED | if complete { RequestFlags::COMPLETE } else { 0 };
-    op.thread.seen |= u32::from(flags);
-    flush(op.thread, op.slot);
-    if let Some(request) = ongoing(cookie, sequence) {
-        request.status = op.connection.status;
-        request.last_mono_ns = op.now;
-        request.flags |= flags;
-    }
-}
-
-/// More is sent of a response that was counted already (its end could not be told): the time goes to the sum.
-#[inline(always)]
-fn continue_response(op: &mut Operation) -> bool {
-    if op.connection.phase != phase::RESPONSE {
-        return false;
-    }
-    let flags = RequestFlags::CONTINUATION | RequestFlags::ANSWERED;
-    begin(op.connection, op.thread, op.slot, op.tgid, op.now, flags)
-}
-
-/// The first send of a response: its status and framing. False for an interim response (100 Continue).
-#[inline(always)]
-fn begin_response(op: &mut Operation, failed: bool) -> bool {
-    let mut status = 0;
-    op.connection.framing = framing::UNKNOWN;
-    if !failed && let Some((code, len)) = response_start(op) {
-        status = code;
-        if code < 200 && code != 101 {
-            return false;
-        }
-        if code == 204 || code == 304 {
-            op.connection.framing = framing::NO_BODY;
-        } else {
-            let mut reading = FramingReading {
-                head: &raw const op.connection.head,
-                len: len as u64,
-                framing: u64::from(framing::UNKNOWN),
-                length_at: 0,
-            };
-            repeat((RESPONSE_WINDOW / STEP) as u32, read_framing, &mut reading);
-            op.connection.framing = reading.framing as u16;
-            op.connection.target = reading.length_at as u32;
-        }
-    }
-    if op.connection.framing == framing::LENGTH {
-        let at = reloaded(&op.connection.target);
-        op.connection.expected = http::response_bytes(&op.connection.head, at);
-    }
-    if status == 101 {
-        // What follows is another protocol.
-        op.connection.kind = kind::OPAQUE;
-    }
-    op.connection.status = status;
-    op.connection.phase = phase::RESPONSE;
-    true
 }

@@ -141,7 +141,7 @@ fn the_process_starts_clean() {
 #[test]
 fn the_hook_becomes_its_user_with_all_groups() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can switch users");
+        eprintln!("SKIPPED: only root can switch users");
         return;
     }
     // Somebody with supplementary groups, where there is one.

@@ -1,7 +1,7 @@
 //! Runs the workspace's own cargo.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,37 +10,91 @@ use serde_json::Value;
 use crate::paths;
 
 /// Builds all programs and tests. Every command builds with these words: other ones choose other features of the
-/// dependencies, and compile them again.
+/// dependencies, and compile them again. That is why tests are run from here and not by `cargo test --package`.
 pub(crate) const BUILD: [&str; 3] = ["build", "--bins", "--tests"];
+
+/// What cargo has built, or found built.
+struct Built {
+    programs: Vec<PathBuf>,
+    tests: Vec<TestProgram>,
+}
+
+/// A program of Rust's test harness.
+pub(crate) struct TestProgram {
+    /// The folder of its package, in which its tests are run.
+    pub(crate) folder: PathBuf,
+    /// The name of its source: `house` for tests/house.rs, `watchdog` for the tests beside the code of a library.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+impl TestProgram {
+    /// The folder of its package, as in `watchdog-common`.
+    pub(crate) fn package(&self) -> &str {
+        self.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Runs the tests whose names contain `filter`.
+    pub(crate) fn command(&self, filter: Option<&str>) -> Command {
+        let mut command = Command::new(&self.path);
+        without_own_variables(&mut command);
+        command.arg("--show-output").args(filter);
+        command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        command
+    }
+}
 
 /// `cargo <arguments>` in the workspace's folder, without the variables that `cargo run` set for this program.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    without_own_variables(&mut command);
+    command.args(arguments).current_dir(paths::root());
+    command
+}
+
+fn without_own_variables(command: &mut Command) {
     for (key, _) in env::vars_os() {
         if key.to_str().is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_"))
         {
             command.env_remove(key);
         }
     }
-    command.args(arguments).current_dir(paths::root());
-    command
 }
 
 /// Builds everything and returns the paths of the workspace's programs, tests and xtask left out.
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
-    let mut command = command(&BUILD);
+    Ok(built(&BUILD)?.programs)
+}
+
+/// Builds everything and returns the test programs.
+pub(crate) fn tests() -> Result<Vec<TestProgram>> {
+    Ok(built(&BUILD)?.tests)
+}
+
+/// As [`programs`], optimised and without the tests.
+pub(crate) fn release_programs() -> Result<Vec<PathBuf>> {
+    Ok(built(&["build", "--release", "--bins"])?.programs)
+}
+
+fn built(arguments: &[&str]) -> Result<Built> {
+    let mut command = command(arguments);
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("cargo {} failed", BUILD.join(" "));
+        bail!("cargo {} failed", arguments.join(" "));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .filter(|path| {
-            !path.ends_with("xtask") && path.parent().is_some_and(|folder| !folder.ends_with("deps"))
-        })
-        .collect())
+    let mut built = Built { programs: Vec::new(), tests: Vec::new() };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
+        let Some(path) = message["executable"].as_str().map(PathBuf::from) else { continue };
+        if message["profile"]["test"] == true {
+            let manifest = message["manifest_path"].as_str().map(Path::new);
+            let folder = manifest.and_then(Path::parent).context("cargo names no manifest of a test")?;
+            let name = message["target"]["name"].as_str().unwrap_or_default().to_owned();
+            built.tests.push(TestProgram { folder: folder.to_path_buf(), name, path });
+        } else if !path.ends_with("xtask") {
+            built.programs.push(path);
+        }
+    }
+    Ok(built)
 }

@@ -1,7 +1,10 @@
 //! The project's own commands. `cargo xtask --help` lists them.
 
+mod bench;
 mod cargo;
+mod codegen;
 mod demo;
+mod descendants;
 mod paths;
 mod process;
 mod setup;
@@ -23,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
+    Codegen(codegen::Args),
     Demo(demo::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -31,6 +36,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Codegen(args) => codegen::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::paths;
+use crate::{descendants, paths};
 
 /// Lines of a failed program's output that are shown.
 const SHOWN_LINES: usize = 25;
+/// Between asking a program to end and killing it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A step under way: a spinner on a terminal, one line at its start and end elsewhere.
 pub(crate) struct Progress {
@@ -58,17 +60,40 @@ pub(crate) struct Ended {
     pub(crate) success: bool,
     /// It was killed because its time was over.
     pub(crate) timed_out: bool,
+    /// The time it was given, if it was.
+    timeout: Option<Duration>,
     pub(crate) last_lines: VecDeque<String>,
+}
+
+impl Ended {
+    /// For a message about a program that did not succeed.
+    pub(crate) fn how(&self) -> String {
+        match self.timeout {
+            Some(timeout) if self.timed_out => format!("was ended after {} s", timeout.as_secs()),
+            _ => "failed".to_owned(),
+        }
+    }
 }
 
 /// Runs a program to its end. Fails with the end of its output when it cannot be run or exits with another code
 /// than 0; the whole output is in `log_name` below the artefacts folder.
 pub(crate) fn run(command: &mut Command, progress: &Progress, log_name: &str) -> Result<()> {
-    let ended = stream(command, log_name, None, |line| progress.show(line))?;
+    run_within(command, progress, log_name, None)
+}
+
+/// The same, and it fails too when the program takes longer than `timeout`.
+pub(crate) fn run_within(
+    command: &mut Command,
+    progress: &Progress,
+    log_name: &str,
+    timeout: Option<Duration>,
+) -> Result<()> {
+    let ended = stream(command, log_name, timeout, |line| progress.show(line))?;
     if !ended.success {
         bail!(
-            "{} failed:\n{}\n(whole output: {})",
+            "{} {}:\n{}\n(whole output: {})",
             describe(command),
+            ended.how(),
             ended.last_lines.into_iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"),
             paths::artefacts().join(log_name).display()
         );
@@ -110,7 +135,8 @@ pub(crate) fn stream(
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                child.kill()?;
+                // With what it has started: compilers, servers. A process group of its own would escape Ctrl-C.
+                descendants::end(PATIENCE);
                 timed_out = true;
                 break;
             }
@@ -122,7 +148,9 @@ pub(crate) fn stream(
         }
         last_lines.push_back(line);
     }
-    Ok(Ended { success: child.wait()?.success(), timed_out, last_lines })
+    // What was ended for its time has been waited for already.
+    let success = !timed_out && child.wait()?.success();
+    Ok(Ended { success, timed_out, timeout, last_lines })
 }
 
 /// Reads in a thread of its own, so that the receiver can wait with a deadline.

@@ -5,6 +5,7 @@
 
 pub(crate) mod apt;
 mod install;
+mod nginx;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -14,12 +15,13 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, Progress};
 use crate::toolchain;
 
-pub(crate) use install::gunicorn;
+pub(crate) use install::{gunicorn, promtool};
+pub(crate) use nginx::nginx;
 
 /// Finds what the build, the tests and the demo need, and installs what is missing.
 ///
-/// Installs Debian packages (as root), bpf-linker from crates.io, and gunicorn from Python's index into the
-/// target folder. Says what it does and why; where it cannot, says what to install. May be run again at any time.
+/// Installs Debian packages (as root), bpf-linker from crates.io, and into the target folder the test
+/// application's packages from Python's index. Says what it does and why; where it cannot, says what to install. May be run again at any time.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only print what is found and what is missing; exit 1 if something is.
@@ -37,10 +39,14 @@ pub(crate) enum Component {
     Build,
     /// Run real Python application servers, in the demo and the tests.
     Python,
+    /// Check the figures that the agent exports, in the tests.
+    Tests,
     /// Format and lint.
     Lint,
     /// Boot other kernels in QEMU.
     Vm,
+    /// Measure what the agent costs.
+    Bench,
 }
 
 /// One thing that is needed.
@@ -90,10 +96,17 @@ const STEPS: &[Step] = &[
     },
     Step {
         component: Component::Python,
-        name: "gunicorn",
+        name: "gunicorn and Flask",
         why: "the demo and the tests watch a real gunicorn",
-        find: || gunicorn().is_file().then(|| gunicorn().display().to_string()),
-        get: Get::With(install::install_gunicorn),
+        find: install::shop_packages,
+        get: Get::With(install::install_shop_packages),
+    },
+    Step {
+        component: Component::Tests,
+        name: "promtool",
+        why: "Prometheus's own check reads what the agent exports",
+        find: || promtool().map(|path| path.display().to_string()),
+        get: Get::With(install::install_promtool),
     },
     Step {
         component: Component::Lint,
@@ -108,6 +121,13 @@ const STEPS: &[Step] = &[
         why: "the kernel programs are linted by the compiler that builds them",
         find: install::bpf_clippy,
         get: Get::With(install::install_bpf_clippy),
+    },
+    Step {
+        component: Component::Lint,
+        name: "shellcheck",
+        why: "checks the shell scripts",
+        find: || find_any(&["shellcheck"]),
+        get: Get::Packages(&["shellcheck"]),
     },
     Step {
         component: Component::Lint,
@@ -136,6 +156,20 @@ const STEPS: &[Step] = &[
         why: "packs that system",
         find: || find_any(&["cpio"]),
         get: Get::Packages(&["cpio"]),
+    },
+    Step {
+        component: Component::Bench,
+        name: "wrk",
+        why: "loads web servers to saturation",
+        find: || find_any(&["wrk"]),
+        get: Get::Packages(&["wrk"]),
+    },
+    Step {
+        component: Component::Bench,
+        name: "nginx",
+        why: "the cheapest requests there are show what measuring costs",
+        find: nginx::describe,
+        get: Get::With(nginx::unpack),
     },
 ];
 

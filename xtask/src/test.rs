@@ -8,7 +8,8 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::sys::prctl::set_child_subreaper;
 
 use self::counts::Counts;
 use self::stages::{STAGES, Stage};
@@ -35,6 +36,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .filter(|stage| args.filter.is_none() || stage.takes_filter)
         .collect();
     ensure_needs(&stages)?;
+    // What a test leaves behind stays below this process, and is ended with the test when its time is over.
+    set_child_subreaper(true).context("cannot ask to be given orphaned processes")?;
 
     let started = Instant::now();
     let mut rows = Vec::new();

@@ -26,10 +26,12 @@ Exit codes:
   69  this kernel cannot run the programs; `load-watchdog doctor` says what is missing
   77  no permission; run as root";
 
-/// Measures CPU time per request in the kernel, per endpoint and per build, and rolls a bad build back.
+/// Measures CPU time per request in the kernel, per endpoint and per build, and
+/// rolls a bad build back.
 ///
-/// The agent runs beside your application server, unmodified. It measures with eBPF what each request costs, compares
-/// a new build with its budget and with the last good build, and runs your rollback command, once, when it exceeds.
+/// The agent runs beside your application server, unmodified. It measures with
+/// eBPF what each request costs, compares a new build with its budget and with
+/// the last good build, and runs your rollback command, once, when it exceeds.
 ///
 /// First steps:
 ///   load-watchdog doctor                            can this machine run it?
@@ -47,18 +49,21 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent: measure, judge, roll back.
     ///
-    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_SYS_RESOURCE) and stays in the foreground; systemd
-    /// runs it as load-watchdog.service. SIGTERM or Ctrl-C ends it within a second and detaches every kernel
-    /// program; SIGHUP reloads the configuration, and a faulty one leaves the old one in force.
+    /// Needs root (or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_SYS_RESOURCE) and
+    /// stays in the foreground; systemd runs it as load-watchdog.service. SIGTERM or
+    /// Ctrl-C ends it within a second and detaches every kernel program; SIGHUP
+    /// reloads the configuration, and a faulty one leaves the old one in force.
     ///
     /// Example:
     ///   load-watchdog run --config /etc/load-watchdog/config.toml --log debug
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
     Run(RunArgs),
 
-    /// Check a configuration file and say what is wrong, where, and what would be right.
+    /// Check a configuration file and say what is wrong, where, and what would be
+    /// right.
     ///
-    /// Touches nothing and needs no privilege. Exits 0 when the file is right, 64 when it is not.
+    /// Touches nothing and needs no privilege. Exits 0 when the file is right, 64
+    /// when it is not.
     ///
     /// Example:
     ///   load-watchdog check-config /etc/load-watchdog/config.toml && systemctl reload load-watchdog
@@ -69,10 +74,12 @@ pub enum Command {
         file: PathBuf,
     },
 
-    /// Check whether this machine can run the agent; each line is ok or says what to do.
+    /// Check whether this machine can run the agent; each line is ok or says what to
+    /// do.
     ///
-    /// Loads and attaches the kernel programs for a moment, then detaches them.
-    /// Exits 0 when everything needed is there, 69 when the kernel cannot, 77 when permission is missing.
+    /// Loads and attaches the kernel programs for a moment, then detaches them. Exits
+    /// 0 when everything needed is there, 69 when the kernel cannot, 77 when
+    /// permission is missing.
     ///
     /// Example:
     ///   sudo load-watchdog doctor --config /etc/load-watchdog/config.toml
@@ -88,7 +95,8 @@ pub enum Command {
 
     /// Show what the running agent sees: services, builds, cost per request, verdicts.
     ///
-    /// Lines that begin with "!!" name what cannot be measured or judged, and what to do.
+    /// Lines that begin with "!!" name what cannot be measured or judged, and what to
+    /// do.
     ///
     /// Example:
     ///   load-watchdog status
@@ -121,7 +129,8 @@ pub enum Command {
 
     /// Let an incident's rollback run that waits for approval (mode "approve").
     ///
-    /// Needs root or membership of the control group. The name of who approved goes into the incident's timeline.
+    /// Needs root or membership of the control group. The name of who approved goes
+    /// into the incident's timeline.
     ///
     /// Example:
     ///   load-watchdog approve 20270127-k3v9x0ab
@@ -150,9 +159,10 @@ pub enum IncidentsCommand {
 pub enum HookCommand {
     /// Run a service's rollback hook with a payload that is marked as a test.
     ///
-    /// The hook gets LOAD_WATCHDOG_TEST=1 and "test": true in its JSON; it should check its inputs and change nothing.
-    /// Runs it as the configured user, with the configured timeout, and prints its exit code and output.
-    /// Exits 0 when the hook exited 0, 1 otherwise.
+    /// The hook gets LOAD_WATCHDOG_TEST=1 and "test": true in its JSON; it should
+    /// check its inputs and change nothing. Runs it as the configured user, with the
+    /// configured timeout, and prints its exit code and output. Exits 0 when the hook
+    /// exited 0, 1 otherwise.
     ///
     /// Example:
     ///   sudo load-watchdog hook test web
@@ -198,13 +208,15 @@ pub struct RunArgs {
     /// Group that may use the control socket [agent.control_group].
     #[arg(long, value_name = "GROUP")]
     pub control_group: Option<String>,
-    /// Smallest share of CPU time that must be attributed for a verdict, 0 to 1 [agent.min_coverage].
+    /// Smallest share of CPU time that must be attributed for a verdict, 0 to 1
+    /// [agent.min_coverage].
     #[arg(long, value_name = "SHARE")]
     pub min_coverage: Option<f64>,
     /// Log level, or a filter such as "info,watchdog::kernel=debug" [agent.log].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
-    /// Let the kernel count runs and run time of each program, exported as probe_run metrics.
+    /// Let the kernel count runs and run time of each program, exported as probe_run
+    /// metrics.
     ///
     /// Costs two clock reads per run, so it is off otherwise.
     #[arg(long)]

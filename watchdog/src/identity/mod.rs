@@ -4,7 +4,7 @@
 //! another program, or changes its working directory (a server that reloads into a new release does), so that
 //! asking again costs one read of its `stat`.
 //!
-//! Cost, on a slow two-core virtual machine with 109 processes, unoptimized build (`identity::tests::cost`): a scan
+//! Cost, on a slow two-core virtual machine with 109 processes, unoptimized build (`identity::tests::members::cost`): a scan
 //! 4 to 9 ms, one process 0.1 ms, but 6 ms for a process with sockets where a service is matched by listening.
 //!
 //! Membership. Each process is held against the services in the order of the configuration; the first whose

@@ -52,18 +52,18 @@ impl Kernel {
 
     /// Requests under way, as far as their time was handed to them.
     pub fn ongoing(&self) -> Vec<OngoingRequest> {
-        self.ongoing.iter().filter_map(|entry| entry.ok().map(|(_, request)| request.0)).collect()
+        self.ongoing.requests().collect()
     }
 
     fn losses(&mut self) -> Result<[u64; Loss::ALL.len()], KernelError> {
         let mut since = [0; Loss::ALL.len()];
-        for (index, before) in self.losses_before.iter_mut().enumerate() {
+        for (index, (since, before)) in (0..).zip(since.iter_mut().zip(&mut self.losses_before)) {
             let per_cpu = self
                 .losses
-                .get(&(index as u32), 0)
+                .get(&index, 0)
                 .map_err(|error| KernelError::map("reading the loss counters", &error))?;
             let total: u64 = per_cpu.iter().sum();
-            since[index] = total.saturating_sub(*before);
+            *since = total.saturating_sub(*before);
             *before = total;
         }
         Ok(since)
@@ -85,19 +85,11 @@ impl Kernel {
             return 0;
         }
         self.swept_mono_ns = now_mono_ns;
-        let gone: Vec<u64> = self
-            .ongoing
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, request)| {
-                let request = &request.0;
-                let closed = request.flags & RequestFlags::CLOSED != 0;
-                self.tgid_slots.get(request.tgid) == 0
-                    || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
-            })
-            .map(|(connection, _)| connection)
-            .collect();
-        gone.iter().filter(|connection| self.ongoing.remove(connection).is_ok()).count() as u64
+        self.ongoing.end(|request| {
+            let closed = request.flags & RequestFlags::CLOSED != 0;
+            self.tgid_slots.get(request.tgid) == 0
+                || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
+        })
     }
 }
 

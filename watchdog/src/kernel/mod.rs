@@ -8,6 +8,7 @@
 mod drain;
 mod load;
 mod offsets;
+mod ongoing;
 mod rebuild;
 mod selftest;
 mod slots;
@@ -22,9 +23,10 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, Loss, OngoingRequest, Series, SeriesKey, ServicePatterns,
+    BuildSlot, Conservation, EndpointKey, Loss, Series, SeriesKey, ServicePatterns,
 };
 
+use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
 use self::tgid_slots::TgidSlots;
 
@@ -98,7 +100,7 @@ macro_rules! plain {
         unsafe impl Pod for Shared<$type> {}
     )*};
 }
-plain!(BuildSlot, Conservation, EndpointKey, OngoingRequest, Series, SeriesKey, ServicePatterns);
+plain!(BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns);
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
@@ -116,11 +118,11 @@ pub struct Kernel {
     losses: PerCpuArray<MapData, u64>,
     losses_before: [u64; Loss::ALL.len()],
     accounted: BTreeMap<SeriesKey, Accounted>,
-    ongoing: HashMap<MapData, u64, Shared<OngoingRequest>>,
+    ongoing: OngoingTable,
     swept_mono_ns: u64,
     /// Faults that the programs themselves report; absent where the kernel refuses the ring.
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    _stats: Option<OwnedFd>,
+    stats_switch: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -146,12 +148,10 @@ impl Kernel {
             None
         };
         let log = aya_log::EbpfLogger::init(&mut ebpf).ok();
-        let mapped = take(&mut ebpf, map::TGID_SLOTS)?;
-        let aya::maps::Map::Array(data) = &mapped else {
-            return Err(wrong_kind(map::TGID_SLOTS));
-        };
-        let tgid_slots = TgidSlots::map(data.fd())
+        let tgid_slots = TgidSlots::map(array(&mut ebpf, map::TGID_SLOTS)?.fd())
             .map_err(|error| KernelError::map("mapping the process table", &error))?;
+        let ongoing = OngoingTable::map(array(&mut ebpf, map::ONGOING)?.fd())
+            .map_err(|error| KernelError::map("mapping the table of requests", &error))?;
         let mut kernel = Self {
             report,
             hash_key,
@@ -165,13 +165,16 @@ impl Kernel {
             losses: typed(&mut ebpf, map::LOSSES)?,
             losses_before: [0; Loss::ALL.len()],
             accounted: BTreeMap::new(),
-            ongoing: typed(&mut ebpf, map::ONGOING)?,
+            ongoing,
             swept_mono_ns: 0,
             log,
-            _stats: stats,
+            stats_switch: stats,
             ebpf,
         };
         kernel.self_test()?;
+        // Reading the kernel's type information took some tens of megabytes that are free again.
+        // SAFETY: a call without preconditions.
+        unsafe { libc::malloc_trim(0) };
         Ok(kernel)
     }
 
@@ -181,7 +184,7 @@ impl Kernel {
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.
     pub fn probe_stats(&self) -> Vec<(String, u64, u64)> {
-        if self._stats.is_none() {
+        if self.stats_switch.is_none() {
             return Vec::new();
         }
         self.ebpf
@@ -225,6 +228,13 @@ where
 {
     M::try_from(take(ebpf, name)?)
         .map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
+}
+
+fn array(ebpf: &mut Ebpf, name: &str) -> Result<MapData, KernelError> {
+    match take(ebpf, name)? {
+        aya::maps::Map::Array(data) => Ok(data),
+        _ => Err(wrong_kind(name)),
+    }
 }
 
 fn wrong_kind(name: &str) -> KernelError {

@@ -23,7 +23,7 @@ impl Kernel {
         let (mut own, mut seen) = (Duration::ZERO, Duration::ZERO);
         let agrees = (0..ATTEMPTS).any(|_| {
             let Ok((own_after, seen_after)) = self.figures() else { return false };
-            (own, seen) = (own_after - own_before, seen_after - seen_before);
+            (own, seen) = (own_after.saturating_sub(own_before), seen_after.saturating_sub(seen_before));
             seen > own.mul_f64(0.7) && seen < own.mul_f64(1.3) + Duration::from_millis(2)
         });
         self.unwatch(tgid);
@@ -53,7 +53,7 @@ fn cpu(clock: ClockId) -> Duration {
 /// Uses the CPU for a while, by the thread's own clock.
 fn burn() {
     let start = cpu(ClockId::CLOCK_THREAD_CPUTIME_ID);
-    while cpu(ClockId::CLOCK_THREAD_CPUTIME_ID) - start < BURN {
+    while cpu(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(start) < BURN {
         std::hint::spin_loop();
     }
 }

@@ -12,7 +12,11 @@ use watchdog_common::types::{BuildSlot, Conservation, EndpointKey, Series, Serie
 use super::{EndpointPattern, Kernel, KernelError, Shared};
 
 /// The last slot belongs to the self-test at start-up.
-pub(super) const SELF_TEST_SLOT: u16 = MAX_BUILD_SLOTS as u16 - 1;
+#[expect(clippy::cast_possible_truncation, reason = "checked when it is compiled")]
+pub(super) const SELF_TEST_SLOT: u16 = {
+    assert!(MAX_BUILD_SLOTS <= 1 << 16);
+    (MAX_BUILD_SLOTS - 1) as u16
+};
 
 fn limit(what: String, remedy: &str) -> KernelError {
     KernelError::Cannot {
@@ -63,8 +67,11 @@ impl Kernel {
             let what = format!("watching {} different sets of wildcard positions", masks.len());
             return Err(limit(what, "use at most 4 in the path patterns of one service"));
         }
-        let mut patterns = ServicePatterns { mask_count: masks.len() as u32, ..ServicePatterns::default() };
-        patterns.masks[..masks.len()].copy_from_slice(&masks);
+        let mut patterns = ServicePatterns::default();
+        for (slot, mask) in patterns.masks.iter_mut().zip(masks) {
+            *slot = mask;
+            patterns.mask_count += 1;
+        }
 
         let mut rules: HashMap<_, Shared<EndpointKey>, u32> = self.opened(map::ENDPOINTS)?;
         let stale: Vec<EndpointKey> = rules

@@ -110,7 +110,8 @@ impl Observed {
             "detected" => format!("incident {} opened", self.id),
             "intent_journaled" => format!("about to run the rollback to {to}"),
             "hook_running" => format!("the rollback to {to} is running"),
-            "hook_done" | "verifying" => "the rollback has ended; checking that it helped".to_owned(),
+            "hook_done" => "the rollback script has ended".to_owned(),
+            "verifying" => "checking that the good build serves and its cost is back".to_owned(),
             "recovered" => format!("recovered: {to} serves and a login costs what it did"),
             other => format!("incident {} is now {other}", self.id),
         }

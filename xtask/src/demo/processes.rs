@@ -1,6 +1,5 @@
 //! Starting programs so that none outlives the demo, whichever way it ends.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -136,66 +134,10 @@ pub(super) fn is_alive(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None).is_ok()
 }
 
-/// Ends all descendants of this process: asks, waits, then kills, each by its own id.
-pub(super) fn end_descendants(limit: Duration) {
-    let end = Instant::now() + limit;
-    for pid in descendants() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    }
-    loop {
-        reap();
-        let left = descendants();
-        if left.is_empty() {
-            return;
-        }
-        if Instant::now() > end {
-            for pid in left {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
-        if Instant::now() > end + Duration::from_secs(2) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn reap() {
-    while matches!(
-        waitpid(None, Some(WaitPidFlag::WNOHANG)),
-        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))
-    ) {}
-}
-
-/// All living descendants of this process.
-fn descendants() -> Vec<i32> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The command name is in parentheses and may hold anything; state and parent follow it.
-        let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let parent = fields.nth(1).and_then(|field| field.parse().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut open = vec![std::process::id().cast_signed()];
-    while let Some(pid) = open.pop() {
-        for child in children.get(&pid).into_iter().flatten() {
-            found.push(*child);
-            open.push(*child);
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descendants;
 
     #[test]
     fn a_dropped_process_is_gone() {
@@ -203,7 +145,7 @@ mod tests {
         let log = folder.join(format!("xtask-processes-{}.log", std::process::id()));
         let mut process = Process::start("sleep", Command::new("sleep").arg("60"), &log, false).unwrap();
         let pid = process.child().id().cast_signed();
-        assert!(descendants().contains(&pid));
+        assert!(descendants::all().contains(&pid));
         drop(process);
         assert!(!is_alive(pid));
         fs::remove_file(log).unwrap();

@@ -15,7 +15,7 @@ use super::processes::{self, Interrupt, Process};
 use super::{Args, BAD, BAD_FACTOR, BUDGET_MS, GOOD, LOGIN_MS, Plan, Workers, output_of, shown};
 use crate::process::{self as steps, Progress};
 use crate::setup::{self, Component};
-use crate::{paths, setup::gunicorn};
+use crate::{descendants, paths, setup::gunicorn};
 
 const WORKERS: usize = 2;
 const THREADS: usize = 4;
@@ -46,7 +46,6 @@ impl Stage {
         let lock = lock(&folder)?;
         end_leftovers(&folder);
         setup::ensure(&[Component::Build, Component::Python])?;
-        install_requirements()?;
         let programs = build(args)?;
         let sockets = std::env::temp_dir().join(format!("{SOCKETS}{}", std::process::id()));
         for old in ["shop", "state"] {
@@ -226,7 +225,7 @@ impl Drop for Stage {
             end_by_pid_file(&self.shop().join("run").join(name));
         }
         self.master = None;
-        processes::end_descendants(Duration::from_secs(5));
+        descendants::end(Duration::from_secs(5));
         // A folder that cannot be removed is in nobody's way.
         let _ = fs::remove_dir_all(&self.sockets);
     }
@@ -286,25 +285,6 @@ fn remove(folder: &Path) -> Result<()> {
 
 fn python() -> PathBuf {
     gunicorn().with_file_name("python")
-}
-
-/// Installs the application's pinned packages into the virtual environment, once per list.
-fn install_requirements() -> Result<()> {
-    let list = paths::root().join("tests/apps/shop/requirements.txt");
-    let wanted = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
-    let stamp = gunicorn().with_file_name("installed-requirements.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return Ok(());
-    }
-    let progress = Progress::start("the demo's application: Flask and gunicorn from PyPI");
-    let mut pip = Command::new(python());
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--requirement"]).arg(&list);
-    steps::run(&mut pip, &progress, "setup.log").context(
-        "the packages come from PyPI; where that cannot be reached, set PIP_INDEX_URL to a mirror",
-    )?;
-    fs::write(&stamp, wanted).context("noting what is installed")?;
-    progress.end("installed");
-    Ok(())
 }
 
 /// Builds the agent and the driver; returns the folder that holds them.

@@ -1,9 +1,10 @@
 //! Debian packages: installed when that is possible, else named.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::process::{self, Progress};
 
@@ -34,6 +35,36 @@ pub(crate) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
         process::run(&mut apt_get(&["update"]), progress, LOG)?;
         run_install()
     })
+}
+
+/// Downloads a package and unpacks it into `folder`, which is made anew; installs nothing and needs no root.
+pub(crate) fn unpack(package: &str, folder: &Path, progress: &Progress) -> Result<()> {
+    if !is_debian() {
+        bail!("{package} comes from Debian's archive by apt-get, which is not here");
+    }
+    // Beside and renamed, so that an interrupted run leaves nothing half done.
+    let fresh = folder.with_extension("new");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    fs::create_dir_all(&fresh)?;
+    let fetch = || process::run(apt_get(&["download", package]).current_dir(&fresh), progress, LOG);
+    // An index that has aged names files that the mirror has replaced since.
+    fetch().or_else(|_| {
+        process::run(&mut apt_get(&["update"]), progress, LOG)?;
+        fetch()
+    })?;
+    let archive = fs::read_dir(&fresh)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get download {package} left no file"))?;
+    process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&fresh), progress, LOG)?;
+    fs::remove_file(archive)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::rename(&fresh, folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
 pub(crate) fn is_debian() -> bool {

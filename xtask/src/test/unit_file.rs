@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -10,6 +11,7 @@ use crate::paths;
 use crate::process::{self, Progress};
 
 const LOG: &str = "test.log";
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Tenths of `systemd-analyze security`'s exposure level; below 5.0 is what it calls OK. The unit stands at 3.9, and
 /// says in its comments what the rest is for.
 const EXPOSURE_AT_MOST: u32 = 42;
@@ -30,7 +32,7 @@ pub(super) fn check(_filter: Option<&str>, progress: &Progress) -> Result<Counts
             .args(["security", "--offline=true", &format!("--threshold={EXPOSURE_AT_MOST}")])
             .arg(&unit),
     ] {
-        counts.add(&match process::run(command, progress, LOG) {
+        counts.add(&match process::run_within(command, progress, LOG, Some(TIMEOUT)) {
             Ok(()) => Counts::one_passed(),
             Err(error) => Counts::one_failed(format!("{error:#}")),
         });

@@ -45,28 +45,9 @@ fn download(series: &str, folder: &Path, progress: &Progress) -> Result<PathBuf>
         },
         Ok,
     )?;
-    // Unpacked beside and renamed, so that an interrupted run leaves nothing half done.
-    let fresh = folder.with_extension("new");
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
-    }
-    fs::create_dir_all(&fresh)?;
-    let fetch = || process::run(apt::apt_get(&["download", &package]).current_dir(&fresh), progress, LOG);
-    fetch().or_else(|_| {
-        process::run(&mut apt::apt_get(&["update"]), progress, LOG)?;
-        fetch()
-    })?;
-    let archive = files_in(&fresh)
-        .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get download {package} left no file"))?;
-    process::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&fresh), progress, LOG)?;
-    fs::remove_file(archive)?;
+    apt::unpack(&package, folder, progress)?;
     // The modules are 20 times the image, and the guest needs none: loopback and unix sockets are built in.
-    fs::remove_dir_all(fresh.join("lib")).or_else(|_| fs::remove_dir_all(fresh.join("usr/lib")))?;
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
-    }
-    fs::rename(&fresh, folder)?;
+    fs::remove_dir_all(folder.join("lib")).or_else(|_| fs::remove_dir_all(folder.join("usr/lib")))?;
     image_in(folder).with_context(|| format!("{package} holds no boot/vmlinuz-*"))
 }
 

@@ -1,0 +1,189 @@
+//! Rollback hooks and release windows.
+
+use super::check;
+
+#[test]
+fn rollbacks() {
+    check(&[
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nuser = \"deploy\"\n",
+            &[
+                r#"8:1: service[web].rollback: `exec` is missing; add the command that brings the good build back, for example exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = []\n",
+            &[
+                r#"9:8: service[web].rollback.exec: the array is empty; write at least ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = \"/bin/rb {good_build}\"\n",
+            &[
+                r#"9:8: service[web].rollback.exec: a command is given as one string, but no shell reads it; write its arguments one by one: ["/bin/rb", "{good_build}"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb {good_build}\"]\n",
+            &[
+                r#"9:9: service[web].rollback.exec[0]: "/bin/rb {good_build}" holds a whole command line, but no shell reads it (program "/bin/rb"); write its arguments one by one: ["/bin/rb", "{good_build}"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"rb\"]\n",
+            &[
+                r#"9:9: service[web].rollback.exec[0]: "rb" is not an absolute path; write it from the root, such as "/usr/local/bin/rb""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\", \"{god_build}\"]\n",
+            &[
+                r#"9:8: service[web].rollback.exec: unknown placeholder {god_build} in "{god_build}"; did you mean `good_build`?"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/opt/{service}/rb\"]\n",
+            &[
+                "9:8: service[web].rollback.exec: the program itself contains the placeholder {service}; write the program's path, and pass what varies as an argument",
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/sh\", \"-c\", \"rb {good_build}\"]\n",
+            &[
+                r#"9:8: service[web].rollback.exec: {good_build} would become part of a shell script, which a build's name must never be; use "$LOAD_WATCHDOG_GOOD_BUILD" in the script"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\", 1]\n",
+            &[
+                r#"9:20: service[web].rollback.exec[1]: expected a string, found an integer; write for example "text""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nwebhook = { url = \"https://x.example\" }",
+            &[
+                r#"10:11: service[web].rollback.webhook: a webhook is not available yet in this version; use exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nuser = \"0 0\"",
+            &[
+                r#"10:8: service[web].rollback.user: "0 0" is not the name of a user or group; write a name such as "deploy" or "adm""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\ntimeout = 120",
+            &[
+                r#"10:11: service[web].rollback.timeout: "120" has no unit; write "120ms", "120s", "120m" or "120h", whichever is meant"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\ntimeout = \"0s\"",
+            &[r#"10:11: service[web].rollback.timeout: "0s" is out of range; it must be from 1s to 1h"#],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nretries = -1",
+            &["10:11: service[web].rollback.retries: -1 is out of range; it must be from 0 to 10"],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nretries = 1.5",
+            &[
+                "10:11: service[web].rollback.retries: expected a whole number, found a float; write for example 0",
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nmax_per_day = 0",
+            &["10:15: service[web].rollback.max_per_day: 0 is out of range; it must be from 1 to 100"],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nshell = true",
+            &[
+                "10:1: service[web].rollback.shell: unknown key `shell` in `service[web].rollback`; it can be `webhook`, `exec`, `user`, `timeout`, `retries`, `cooldown`, `max_per_day` or `verify_within`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn release_windows() {
+    check(&[
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\n\n",
+            &[
+                r#"8:1: service[web].release_window: `allow` is missing; say when releases are allowed, for example allow = ["Mon-Thu 20:00-23:59"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = []\n",
+            &[
+                r#"9:9: service[web].release_window.allow: the array is empty; write at least ["Mon-Thu 20:00-23:59"]"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"always\"]\n",
+            &[
+                r#"9:10: service[web].release_window.allow[0]: "always" is not a window; write days and times such as "Mon-Thu 20:00-23:59" or "Sun 00:00-23:59""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Mo-Th 20:00-23:59\"]\n",
+            &[r#"9:10: service[web].release_window.allow[0]: "Mo" is not a day; did you mean `Mon`?"#],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Mon 20:00-24:00\"]\n",
+            &[
+                r#"9:10: service[web].release_window.allow[0]: "24:00" is not a time of day; write it from 00:00 to 23:59"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Fri 22:00-02:00\"]\n",
+            &[
+                r#"9:10: service[web].release_window.allow[0]: "Fri 22:00-02:00" ends before it begins; for a window past midnight, write two: one until 23:59 and one from 00:00 on the next day"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\ntimezone = \"Australia/Melborne\"\n",
+            &[
+                r#"10:12: service[web].release_window.timezone: "Australia/Melborne" is not a time zone; did you mean `Australia/Melbourne`?"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\ntimezone = \"AEST\"\n",
+            &[
+                r#"10:12: service[web].release_window.timezone: "AEST" is not a time zone; write a name of the time zone database, such as `Australia/Melbourne`, `Europe/Vienna` or `UTC`"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\non_violation = \"page\"\n",
+            &[
+                r#"10:16: service[web].release_window.on_violation: "page" is not one of the values it can have; it can be `alert` or `rollback`"#,
+            ],
+        ),
+    ]);
+}
