@@ -24,7 +24,7 @@ use metrics::Metrics;
 use site::Site;
 
 /// Loading the kernel programs takes the longest; much longer where other builds have the cores.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 const SCRAPE_WITHIN: Duration = Duration::from_secs(5);
 /// Lines of the log in the message of a failure.

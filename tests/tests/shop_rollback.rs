@@ -1,8 +1,6 @@
 //! The whole path on an unmodified gunicorn: a release whose logins cost four times as much replaces the good one, and
 //! the shop's own rollback script brings it back. Needs gunicorn (`cargo xtask setup python`) and root.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::time::Duration;
 
 use watchdog_tests::agent::site::site_or_skip;

@@ -127,12 +127,13 @@ pub fn serve(options: Options, listener: &Listener) -> anyhow::Result<()> {
 fn work_in_background(percent: u32) -> anyhow::Result<()> {
     const TURN: Duration = Duration::from_millis(20);
     let busy = TURN * percent / 100;
+    let idle = TURN.saturating_sub(busy);
     std::thread::Builder::new()
         .name("burn-background".to_owned())
         .spawn(move || {
             loop {
                 meter::spin(busy, None);
-                std::thread::sleep(TURN - busy);
+                std::thread::sleep(idle);
             }
         })
         .context("starting the background thread")?;
