@@ -72,7 +72,7 @@ fn a_second_agent_on_the_same_state_is_refused() {
 fn a_faulty_configuration_is_refused_on_reload_and_a_right_one_taken() {
     let Some(site) = site_or_skip() else { return };
     let web = site.web().unwrap();
-    site.configure(&[web.clone()]).unwrap();
+    site.configure(std::slice::from_ref(&web)).unwrap();
     let _web = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(60).unwrap();
