@@ -21,7 +21,10 @@ pub fn executable(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding the running program")?;
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.with_context(|| {
-        format!("no program {name} beside {}: build it with cargo build first", own.display())
+        format!(
+            "no program {name} beside {}: run `cargo build` in the workspace's folder first",
+            own.display()
+        )
     })
 }
 
@@ -45,19 +48,23 @@ impl Burn {
     }
 
     pub fn start_program(program: &Path, args: &[&str]) -> anyhow::Result<Self> {
-        let child = Command::new(program)
-            .args(args)
+        Self::start_command(Command::new(program).args(args))
+    }
+
+    /// As a command with an environment or a folder of its own.
+    pub fn start_command(command: &mut Command) -> anyhow::Result<Self> {
+        let child = command
             .arg("--exit-with-parent")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
         // From here on the child is ended by the drop.
         let mut burn = Self { child, address: String::new(), target: Target::Unix(PathBuf::new()) };
         let stdout = burn.child.stdout.take().context("the server's standard output was asked for")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).context("reading the server's address")?;
-        ensure!(!line.is_empty(), "burn {args:?} ended before it listened; its error is above");
+        ensure!(!line.is_empty(), "{command:?} ended before it listened; its error is above");
         let said: Announcement =
             serde_json::from_str(&line).with_context(|| format!("burn announced itself with {line:?}"))?;
         burn.target = said.listening.parse()?;

@@ -1,5 +1,7 @@
-//! What the tests that need a kernel are made of: a burn server, a load driver and a harness around both.
+//! What the tests that need a kernel are made of: a burn server, a load driver, the real agent and a harness around
+//! them.
 
+pub mod agent;
 pub mod burn;
 pub mod cases;
 pub mod harness;

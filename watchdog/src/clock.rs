@@ -9,6 +9,11 @@ pub fn mono_ns() -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// `CLOCK_BOOTTIME`: time since the boot with the time that the host slept, the clock of processes' start times.
+pub fn since_boot() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
 /// Wall clock in milliseconds since 1970, for people and for the ledger; never compared to decide anything.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn unix_ms() -> i64 {

@@ -20,8 +20,9 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use connection::Connection;
@@ -109,6 +110,10 @@ impl AsFd for Listener {
 /// Serves until the process is ended from outside; returns only on an error.
 pub fn serve(options: Options, listener: &Listener) -> anyhow::Result<()> {
     let model = options.model;
+    if options.background_percent > 0 {
+        ensure!(model != Model::Prefork, "a background thread and forked children do not go together");
+        work_in_background(options.background_percent)?;
+    }
     let server = Arc::new(Server::new(options)?);
     server.stats.enlist(std::process::id());
     match model {
@@ -116,6 +121,23 @@ pub fn serve(options: Options, listener: &Listener) -> anyhow::Result<()> {
         Model::Pool => pool::serve(&server, listener),
         Model::Prefork => prefork::serve(&server, listener),
     }
+}
+
+/// CPU time that no request can be charged with.
+fn work_in_background(percent: u32) -> anyhow::Result<()> {
+    const TURN: Duration = Duration::from_millis(20);
+    let busy = TURN * percent / 100;
+    let idle = TURN.saturating_sub(busy);
+    std::thread::Builder::new()
+        .name("burn-background".to_owned())
+        .spawn(move || {
+            loop {
+                meter::spin(busy, None);
+                std::thread::sleep(idle);
+            }
+        })
+        .context("starting the background thread")?;
+    Ok(())
 }
 
 fn thread_per_connection(server: &Arc<Server>, listener: &Listener) -> anyhow::Result<()> {

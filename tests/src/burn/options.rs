@@ -95,6 +95,10 @@ pub struct Options {
     #[arg(long, default_value_t = 0)]
     pub helper_us: u64,
 
+    /// A thread of its own that belongs to no request uses this much of a core, percent (not for the prefork model)
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub background_percent: u32,
+
     /// End when the parent process ends
     #[arg(long)]
     pub exit_with_parent: bool,

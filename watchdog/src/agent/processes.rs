@@ -184,7 +184,7 @@ impl Agent {
         if self.processes.watched.get(&identified.pid) == Some(&place) {
             return;
         }
-        let entered = self.open(&place, now_mono_ns);
+        let entered = self.open(&place, identified, now_mono_ns);
         if let Some(slot) = self.report("opening a build", entered) {
             self.kernel.watch(identified.pid, slot);
             self.leave(identified.pid, now_mono_ns);
@@ -193,11 +193,11 @@ impl Agent {
     }
 
     /// The slot of a build, taken if it has none; makes the build known if it is not.
-    fn open(&mut self, place: &Place, now_mono_ns: u64) -> anyhow::Result<u16> {
+    fn open(&mut self, place: &Place, first: &Identified, now_mono_ns: u64) -> anyhow::Result<u16> {
         if !self.services[place.service].builds.contains_key(&place.build) {
-            self.build_appeared(place, now_mono_ns)?;
+            self.build_appeared(place, first, now_mono_ns)?;
         } else if self.services[place.service].builds[&place.build].processes.is_empty() {
-            self.build_is_back(place, now_mono_ns)?;
+            self.build_is_back(place, first, now_mono_ns)?;
         }
         let service = &mut self.services[place.service];
         let build = service.builds.get_mut(&place.build).expect("it was made above");
@@ -223,7 +223,12 @@ impl Agent {
     }
 
     /// A build that this agent does not know: from the ledger, or new.
-    fn build_appeared(&mut self, place: &Place, now_mono_ns: u64) -> Result<(), StoreError> {
+    fn build_appeared(
+        &mut self,
+        place: &Place,
+        first: &Identified,
+        now_mono_ns: u64,
+    ) -> Result<(), StoreError> {
         let service = &self.services[place.service];
         let name = &service.config.name;
         let known = self.store.build(name, &place.build)?;
@@ -240,6 +245,7 @@ impl Agent {
             (Some(_), BuildState::Adopted | BuildState::Good) => Standing::Good,
             (Some(_), BuildState::Condemned) => Standing::Condemned,
         };
+        let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
         let aggregate = service.stored_aggregate(&self.store, &place.build)?;
         let judged = self.judged_for(place.service, &place.build, record.state, now_mono_ns)?;
         let service = &mut self.services[place.service];
@@ -258,14 +264,19 @@ impl Agent {
         service.builds.insert(place.build.clone(), build);
         let name = service.config.name.clone();
         Event::BuildAppeared { service: &name, build: &place.build, standing }.emit(&mut self.counters);
-        if standing == Standing::Condemned {
+        if returned {
             self.condemned_is_back(place.service, &place.build);
         }
         Ok(())
     }
 
     /// Its last process had ended a moment ago.
-    fn build_is_back(&mut self, place: &Place, now_mono_ns: u64) -> Result<(), StoreError> {
+    fn build_is_back(
+        &mut self,
+        place: &Place,
+        first: &Identified,
+        now_mono_ns: u64,
+    ) -> Result<(), StoreError> {
         let service = &self.services[place.service];
         let name = service.config.name.clone();
         let state = service.builds[&place.build].state;
@@ -276,13 +287,14 @@ impl Agent {
         } else {
             None
         };
+        let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
         let build = self.services[place.service].builds.get_mut(&place.build).expect("the caller looked");
         build.state = record.state;
         build.state_since = record.state_since;
         if judge_missing {
             build.judged = judged;
         }
-        if record.state == BuildState::Condemned {
+        if returned {
             Event::BuildAppeared { service: &name, build: &place.build, standing: Standing::Condemned }
                 .emit(&mut self.counters);
             self.condemned_is_back(place.service, &place.build);
@@ -402,6 +414,12 @@ impl Agent {
             self.totals.observe_series(&series);
         }
     }
+}
+
+/// Whether a process began after that moment. A condemned build's own processes may stay, idle or ending, after the
+/// rollback: an agent that starts anew, or loads a new configuration, must not take them for its return.
+fn began_since(process: &Identified, then: &Moment) -> bool {
+    process.age() < then.until(&Moment::now())
 }
 
 fn number(service: usize) -> u32 {

@@ -66,6 +66,15 @@ pub struct Identified {
     pub problem: Option<String>,
 }
 
+impl Identified {
+    /// For how long the process has run, to a tick of its clock.
+    pub fn age(&self) -> Duration {
+        let started =
+            Duration::from_millis(self.start_time.saturating_mul(1000) / procfs::ticks_per_second());
+        crate::clock::since_boot().saturating_sub(started)
+    }
+}
+
 /// A process that exists but may not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("/proc/{pid}/{file} cannot be read: {reason}; {remedy}")]

@@ -29,7 +29,10 @@ impl Running {
         // `spawn` returns while the kernel still lays out the new program's arguments.
         wait_until("the program is laid out", || {
             let process = Process::open(running.pid()).unwrap();
-            process.is_none_or(|process| process.program.stack != 0 && !process.cmdline().unwrap().is_empty())
+            process.is_none_or(|process| {
+                // Unreadable for a moment when it is just replaced, or ends.
+                process.program.stack != 0 && process.cmdline().is_ok_and(|line| !line.is_empty())
+            })
         });
         running
     }

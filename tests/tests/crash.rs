@@ -1,0 +1,135 @@
+//! The real agent killed in the middle of a rollback: the next one never runs the hook a second time, and comes to an
+//! end that has a name.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use watchdog::incident::State;
+use watchdog::store::Store;
+use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, Site, site_or_skip};
+use watchdog_tests::agent::{Agent, ENDED};
+use watchdog_tests::harness::Burn;
+use watchdog_tests::load::Load;
+
+const DECIDED_WITHIN: Duration = Duration::from_secs(30);
+/// Time for a second run of the hook, were there one.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+/// A site with a bad build under traffic.
+struct Scene {
+    site: Site,
+    agent: Agent,
+    load: Load,
+    builds: [Burn; 2],
+}
+
+fn scene(hook: &str) -> Option<Scene> {
+    let site = site_or_skip()?;
+    let mut web = site.web().unwrap();
+    web.hook = Some(site.switching_hook(hook).unwrap());
+    site.configure(&[web]).unwrap();
+    let good = site.deploy("good", GOOD_US).unwrap();
+    let agent = Agent::start(&site).unwrap();
+    site.visit(BASELINE).unwrap();
+    let bad = site.deploy("bad", BAD_US).unwrap();
+    let load = site.visit_at(60.0).unwrap();
+    Some(Scene { site, agent, load, builds: [good, bad] })
+}
+
+impl Scene {
+    /// Kills the agent as soon as its ledger says one of these.
+    fn kill_at(self, states: &[State]) -> (Site, Load, [Burn; 2]) {
+        let ledger = Store::open_reader(&self.site.state_dir()).unwrap();
+        let end = Instant::now() + DECIDED_WITHIN;
+        // Without a pause: the states follow each other within milliseconds.
+        loop {
+            let incidents = ledger.incidents(1).unwrap();
+            if incidents.first().is_some_and(|incident| states.contains(&incident.state)) {
+                break;
+            }
+            assert!(Instant::now() < end, "no incident came to {states:?}: {incidents:#?}");
+        }
+        self.agent.kill().unwrap();
+        (self.site, self.load, self.builds)
+    }
+}
+
+fn killed_and_started_again(at: State) {
+    let Some(scene) = scene("") else { return };
+    let (site, load, _builds) = scene.kill_at(&[at]);
+    let agent = Agent::start(&site).unwrap();
+    let ended = agent.wait_for_incident(&["recovered", "escalated"], DECIDED_WITHIN).unwrap();
+    std::thread::sleep(A_WHILE);
+    let runs = site.hook_runs();
+    let detail = agent.incident(&ended.id).unwrap();
+    println!("killed at {at}: {} after {runs} runs of the hook", ended.state);
+    assert!(runs <= 1, "the hook ran {runs} times: {detail:#?}");
+    assert!(runs == 1 || ended.state == "escalated", "{detail:#?}");
+    assert!(at == State::IntentJournaled || (runs, ended.state.as_str()) == (1, "recovered"), "{detail:#?}");
+    assert_eq!(agent.incidents().unwrap().len(), 1, "{detail:#?}");
+    // And the one after it finds nothing more to do, though the bad build's process is still there.
+    agent.kill().unwrap();
+    let agent = Agent::start(&site).unwrap();
+    std::thread::sleep(A_WHILE);
+    assert_eq!(site.hook_runs(), runs);
+    let states: Vec<_> = agent.incidents().unwrap().into_iter().map(|incident| incident.state).collect();
+    assert_eq!(states, [ended.state]);
+    load.stop();
+    assert_eq!(load.wait().failures, 0);
+}
+
+#[test]
+fn killed_after_the_intent_the_hook_is_not_run_twice() {
+    killed_and_started_again(State::IntentJournaled);
+}
+
+#[test]
+fn killed_while_it_verifies_the_next_agent_goes_on() {
+    killed_and_started_again(State::Verifying);
+}
+
+/// The hook of the tests below goes on when this file is there.
+const GO_ON: &str = "while [ ! -e go ]; do sleep 0.05; done";
+
+#[test]
+fn killed_while_the_hook_runs_the_next_agent_waits_for_it_and_verifies() {
+    let Some(scene) = scene(GO_ON) else { return };
+    let (site, load, _builds) = scene.kill_at(&[State::HookRunning]);
+    // The hook outlives the agent.
+    let agent = Agent::start(&site).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(agent.incidents().unwrap()[0].state, "hook_running");
+    fs::write(site.file("go"), "").unwrap();
+    let ended = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
+    let detail = agent.incident(&ended.id).unwrap();
+    assert_eq!(ended.state, "recovered", "{detail:#?}");
+    std::thread::sleep(A_WHILE);
+    assert_eq!((site.hook_runs(), agent.incidents().unwrap().len()), (1, 1), "{detail:#?}");
+    load.stop();
+    assert_eq!(load.wait().failures, 0);
+}
+
+/// The hook ended while no agent was there: nobody knows how, so a person is asked.
+#[test]
+fn killed_while_the_hook_runs_and_it_ended_unseen_a_person_is_asked() {
+    let Some(scene) = scene(GO_ON) else { return };
+    let (site, load, _builds) = scene.kill_at(&[State::HookRunning]);
+    fs::write(site.file("go"), "").unwrap();
+    let switched_by = Instant::now() + DECIDED_WITHIN;
+    while fs::read_link(site.file("current.sock")).unwrap().to_str() != Some("good.sock") {
+        assert!(Instant::now() < switched_by, "the hook did not outlive the agent");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let agent = Agent::start(&site).unwrap();
+    let ended = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
+    let detail = agent.incident(&ended.id).unwrap();
+    assert_eq!(ended.state, "escalated", "{detail:#?}");
+    assert!(detail.timeline.iter().any(|entry| entry.text.contains("is not run again")), "{detail:#?}");
+    std::thread::sleep(A_WHILE);
+    assert_eq!((site.hook_runs(), agent.incidents().unwrap().len()), (1, 1), "{detail:#?}");
+    load.stop();
+    assert_eq!(load.wait().failures, 0);
+}
