@@ -15,6 +15,8 @@ use crate::{descendants, paths};
 
 /// Lines of a failed program's output that are shown.
 const SHOWN_LINES: usize = 25;
+/// How long a program may be silent before it is looked whether it still runs.
+const QUIET: Duration = Duration::from_secs(2);
 /// Between asking a program to end and killing it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -128,12 +130,23 @@ pub(crate) fn stream(
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut timed_out = false;
     let mut last_lines = VecDeque::new();
+    let mut exited = None;
     loop {
         let left =
             deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let line = match lines.recv_timeout(left) {
+        let line = match lines.recv_timeout(left.min(QUIET)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if left > QUIET => {
+                exited = child.try_wait()?;
+                if exited.is_none() {
+                    continue;
+                }
+                // Something that it left running holds the pipe, and would for ever.
+                writeln!(log, "(ended what this program left running)")?;
+                descendants::end(PATIENCE);
+                break;
+            }
             Err(RecvTimeoutError::Timeout) => {
                 // With what it has started: compilers, servers. A process group of its own would escape Ctrl-C.
                 descendants::end(PATIENCE);
@@ -149,7 +162,11 @@ pub(crate) fn stream(
         last_lines.push_back(line);
     }
     // What was ended for its time has been waited for already.
-    let success = !timed_out && child.wait()?.success();
+    let success = !timed_out
+        && match exited {
+            Some(status) => status.success(),
+            None => child.wait()?.success(),
+        };
     Ok(Ended { success, timed_out, timeout, last_lines })
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::handler::serve_connection;
 use super::meter;
@@ -28,6 +28,7 @@ pub fn serve(server: &Arc<Server>, listener: &Listener) -> anyhow::Result<()> {
 }
 
 fn start_child(server: &Arc<Server>, listener: &Listener) -> anyhow::Result<()> {
+    let parent = getpid();
     // SAFETY: this process has one thread, so the child finds every lock free.
     match unsafe { fork() }.context("forking a child")? {
         ForkResult::Parent { child } => {
@@ -35,15 +36,19 @@ fn start_child(server: &Arc<Server>, listener: &Listener) -> anyhow::Result<()> 
             Ok(())
         }
         ForkResult::Child => {
-            let ended = child_loop(server, listener);
+            let ended = child_loop(server, listener, parent);
             // SAFETY: ends the child at once, without running what the parent registered for its own end.
             unsafe { libc::_exit(i32::from(ended.is_err())) }
         }
     }
 }
 
-fn child_loop(server: &Server, listener: &Listener) -> anyhow::Result<()> {
+fn child_loop(server: &Server, listener: &Listener, parent: Pid) -> anyhow::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before it was asked for; then nobody would end this child.
+    if getppid() != parent {
+        return Ok(());
+    }
     let limit = match server.options.refork_after {
         0 => u64::MAX,
         limit => limit,
@@ -66,7 +71,7 @@ fn wait_for_child() -> anyhow::Result<Option<u32>> {
 }
 
 fn reap(pid: u32) -> anyhow::Result<()> {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid)?);
+    let pid = Pid::from_raw(i32::try_from(pid)?);
     nix::sys::wait::waitpid(pid, None).context("reaping a child")?;
     Ok(())
 }
