@@ -99,6 +99,8 @@ pub(crate) struct Thread {
     pub(crate) held_ns: u64,
     /// Charged beyond what the scheduler gave the slice; the next slices pay it back.
     pub(crate) debt_ns: u64,
+    /// The scheduler's total at the thread's last switch; 0 before the first one that was seen.
+    pub(crate) exec_ns: u64,
     /// The current request.
     pub(crate) request: Request,
     /// [`Binding`]

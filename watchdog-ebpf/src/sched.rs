@@ -37,6 +37,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         if let Some(thread) = thread_of(next) {
             thread.segment_mono_ns = now;
             thread.slice_charged_ns = 0;
+            thread.exec_ns = slice.start_exec_ns;
         }
     }
     0
@@ -47,24 +48,24 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
     let thread = thread_of(task);
-    if slice.pid != task.pid() {
-        counters::lost(Loss::SliceUnknown);
-        if let Some(thread) = thread {
-            thread.segment_mono_ns = 0;
-            thread.slice_charged_ns = 0;
-            // The slice is lost, but not what the thread did in it: its request may be answered.
-            if sleeps {
-                went_idle(thread, slot, now);
-            }
+    let total_ns = task.sum_exec_ns();
+    // A few slices in a thousand begin unseen; the scheduler's total at the last switch tells those of known threads.
+    let start_ns = match &thread {
+        _ if slice.pid == task.pid() => slice.start_exec_ns,
+        Some(thread) if thread.exec_ns != 0 => thread.exec_ns,
+        // Of the others only what was charged within the slice is known.
+        thread => {
+            counters::lost(Loss::SliceUnknown);
+            total_ns - thread.as_ref().map_or(0, |thread| thread.slice_charged_ns)
         }
-        return;
-    }
-    let exec_ns = task.sum_exec_ns().wrapping_sub(slice.start_exec_ns);
+    };
+    let exec_ns = total_ns.wrapping_sub(start_ns);
     counters::process_time(slot, exec_ns);
     let Some(thread) = thread else {
         counters::unattributed(slot, exec_ns);
         return;
     };
+    thread.exec_ns = total_ns;
     let charged = thread.slice_charged_ns;
     if charged > exec_ns {
         thread.debt_ns += charged - exec_ns;
