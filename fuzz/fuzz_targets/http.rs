@@ -20,11 +20,19 @@ fuzz_target!(|data: &[u8]| {
     responses(data);
 });
 
+/// The first bytes as the kernel keeps them, judged.
+fn judge(data: &[u8]) -> Head {
+    let mut head = [0u8; 2 * HEAD_WINDOW];
+    let len = data.len().min(HEAD_WINDOW);
+    head[..len].copy_from_slice(&data[..len]);
+    request(&head, len, &MASKS, KEY)
+}
+
 fn requests(data: &[u8]) {
-    let whole = request(data, &MASKS, KEY);
+    let whole = judge(data);
     let mut decided = None;
-    for len in 0..=data.len().min(2 * HEAD_WINDOW) {
-        let head = request(&data[..len], &MASKS, KEY);
+    for len in 0..=data.len().min(HEAD_WINDOW) {
+        let head = judge(&data[..len]);
         match decided {
             None if head != Head::Partial => decided = Some(head),
             // More bytes never change what was decided.
@@ -54,7 +62,7 @@ fn requests(data: &[u8]) {
     assert_eq!(line.method, method_code(method.as_bytes()));
     let path = target.as_bytes();
     let path = &path[..path.iter().position(|&byte| ends_path(byte)).unwrap_or(path.len())];
-    if path.len() < HEAD_WINDOW {
+    if method.len() + 1 + path.len() < HEAD_WINDOW {
         for (mask, hash) in MASKS.into_iter().zip(line.path.expect("the path ends within the window")) {
             assert_eq!(hash, path_hash(path, mask, KEY), "{target} under mask {mask:#b}");
         }
@@ -67,8 +75,7 @@ fn responses(data: &[u8]) {
     let mut window = [0; 2 * RESPONSE_WINDOW];
     let len = data.len().min(RESPONSE_WINDOW);
     window[..len].copy_from_slice(&data[..len]);
-    let head: &[u8; RESPONSE_WINDOW] = window[..RESPONSE_WINDOW].try_into().expect("half of the window");
-    let start: &[u8; 16] = head[..16].try_into().expect("its first bytes");
+    let start: &[u8; 16] = window[..16].try_into().expect("its first bytes");
 
     let code = status(start);
     let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -78,7 +85,7 @@ fn responses(data: &[u8]) {
     {
         assert_eq!(code, parsed.code, "{:?}", String::from_utf8_lossy(data));
     }
-    if let Framing::LengthAt(at) = framing(head, len) {
+    if let Framing::LengthAt(at) = framing(&window, len) {
         assert!(at < len, "the value begins at {at} of {len} bytes");
         let _ = response_bytes(&window, at);
     }
