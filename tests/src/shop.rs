@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::load::{Step, Target};
 
+const WORKERS: usize = 2;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// gunicorn's own limit for requests under way, and a little more.
 const ENDS_WITHIN: Duration = Duration::from_secs(25);
@@ -58,12 +59,15 @@ impl Shop {
             .env("SHOP_GUNICORN", gunicorn)
             .env("SHOP_BIND", format!("127.0.0.1:{port}"))
             .env("SHOP_WORKER_CLASS", worker_class)
+            .env("SHOP_WORKERS", WORKERS.to_string())
             .stdin(Stdio::null())
             .spawn()
             .context("starting the shop's gunicorn")?;
         let mut shop = Self { root: root.to_owned(), port, first_master };
         let end = Instant::now() + READY_WITHIN;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        // It listens long before its workers have loaded the application, and what they load is what the symlink
+        // points at then: a release switched too early would be taken for the first one.
+        while shop.loaded_workers() < WORKERS || TcpStream::connect(("127.0.0.1", port)).is_err() {
             if let Some(status) = shop.first_master.try_wait()? {
                 bail!("gunicorn ended ({status}); its log: {}", shop.log());
             }
@@ -102,6 +106,12 @@ impl Shop {
     /// The argv of the rollback hook, for a configuration.
     pub fn rollback_script(&self) -> PathBuf {
         self.root.join("bin/rollback.sh")
+    }
+
+    /// Workers that have said so in a file.
+    fn loaded_workers(&self) -> usize {
+        let entries = std::fs::read_dir(self.root.join("run")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("ready.")).count()
     }
 
     fn master(&self) -> Option<i32> {
