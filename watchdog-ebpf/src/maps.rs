@@ -65,7 +65,8 @@ pub(crate) static CONSERVATION: PerCpuArray<Conservation, { abi::MAX_BUILD_SLOTS
 #[btf_map]
 pub(crate) static LOSSES: PerCpuArray<u64, { LOSS_REASONS as usize }> = PerCpuArray::new();
 
-/// What runs on this CPU. Only `sched_switch` writes it, with interrupts off.
+/// What runs on this CPU. `sched_switch` writes it, with interrupts off; the exit of a process's last thread, which
+/// runs on this CPU, closes it.
 #[btf_map]
 pub(crate) static SLICE_SCRATCH: PerCpuArray<Slice, 1> = PerCpuArray::new();
 

@@ -22,7 +22,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(slice) = SLICE_SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; only this program touches it, and it does not nest.
+    // SAFETY: this CPU's element; this program does not nest, and no exit runs on this CPU meanwhile.
     let slice = unsafe { &mut *slice };
     let now = now_ns();
     if previous_slot != 0 {
