@@ -8,11 +8,15 @@
 //! A family of servers is a file here, which lists them as `SERVERS`, its applications are below tests/apps, and what
 //! it needs installed is a file below xtask/src/setup/servers.
 
+mod axum;
 mod check;
 mod contend;
+mod golang;
+mod java;
 mod judge;
 mod process;
 mod python;
+mod ruby;
 mod running;
 
 use crate::load::Step;
@@ -39,7 +43,7 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS].into_iter().flatten()
+    [python::SERVERS, ruby::SERVERS, java::SERVERS, golang::SERVERS, axum::SERVERS].into_iter().flatten()
 }
 
 /// The server of that name.
