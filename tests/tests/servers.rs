@@ -51,4 +51,15 @@ macro_rules! servers {
 
 servers! {
     gunicorn_sync: "gunicorn-sync",
+    gunicorn_gthread: "gunicorn-gthread",
+    gunicorn_tls: "gunicorn-tls",
+    gunicorn_postgres: "gunicorn-postgres",
+    nginx_gunicorn: "nginx-gunicorn",
+    uvicorn_pool: "uvicorn-pool",
+    uvicorn_uvloop_pool: "uvicorn-uvloop-pool",
+    uvicorn_onloop: "uvicorn-onloop",
+    uvicorn_uvloop_onloop: "uvicorn-uvloop-onloop",
+    uwsgi_http_socket: "uwsgi-http-socket",
+    uwsgi_http_router: "uwsgi-http-router",
+    nginx_uwsgi: "nginx-uwsgi",
 }

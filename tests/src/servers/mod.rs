@@ -10,7 +10,9 @@
 
 mod check;
 mod contend;
+mod databases;
 mod judge;
+mod nginx;
 mod process;
 mod python;
 mod running;
