@@ -51,4 +51,11 @@ macro_rules! servers {
 
 servers! {
     gunicorn_sync: "gunicorn-sync",
+    node_express_scrypt: "node-express-scrypt",
+    node_express_pbkdf2: "node-express-pbkdf2",
+    node_express_bcrypt: "node-express-bcrypt",
+    node_http_sync: "node-http-sync",
+    node_express_data: "node-express-data",
+    node_https: "node-https",
+    node_cluster: "node-cluster",
 }

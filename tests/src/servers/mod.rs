@@ -10,7 +10,9 @@
 
 mod check;
 mod contend;
+mod databases;
 mod judge;
+mod node;
 mod process;
 mod python;
 mod running;
@@ -39,7 +41,7 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS].into_iter().flatten()
+    [python::SERVERS, node::SERVERS].into_iter().flatten()
 }
 
 /// The server of that name.
