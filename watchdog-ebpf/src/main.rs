@@ -4,6 +4,7 @@
 //! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
+//! - [`probe`], [`pool`], [`tls`]: the extra tier, user probes on pools and TLS libraries.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -16,12 +17,15 @@ mod counters;
 mod endpoint;
 mod maps;
 mod offsets;
+mod pool;
+mod probe;
 mod process;
 mod registers;
 mod request;
 mod response;
 mod sched;
 mod socket;
+mod tls;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -125,7 +125,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         counters::lost(Loss::TaskStorage);
         return 0;
     };
-    if to.binding == Binding::OWN || ongoing(from.request).is_none() {
+    if to.binding == Binding::OWN || to.binding == Binding::JOB || ongoing(from.request).is_none() {
         return 0;
     }
     to.request = from.request;

@@ -15,10 +15,10 @@ use watchdog_common::types::{Loss, RequestFlags};
 use crate::counters::lost;
 use crate::endpoint::endpoint_of;
 use crate::maps::{
-    Connection, Request, Thread, connection_of, connection_of_or_new, slot_of, thread_of_or_new,
+    Connection, Request, TLS_SERVED, Thread, connection_of, connection_of_or_new, slot_of, thread_of_or_new,
 };
 use crate::offsets::{self, Task};
-use crate::registers::{SystemCall, Via, read_user};
+use crate::registers::{Source, SystemCall, Via, read_user};
 use crate::request::{Cause, begin, bind, charge, ongoing};
 use crate::response::on_send;
 
@@ -112,7 +112,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 pub(crate) struct Operation {
     pub(crate) thread: &'static mut Thread,
     pub(crate) connection: &'static mut Connection,
-    pub(crate) call: SystemCall,
+    pub(crate) call: Source,
     pub(crate) slot: u16,
     pub(crate) tgid: u32,
     pub(crate) now: u64,
@@ -142,7 +142,7 @@ impl Operation {
             connection.request.connection = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
         }
         let now = charge(thread);
-        Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
+        Some(Self { thread, connection, call: Source::Call(SystemCall::of(task)), slot, tgid, now, moved })
     }
 }
 
@@ -152,7 +152,14 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     if received <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
+    if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
+        receive(&mut op);
+    }
+}
+
+/// Something was received.
+#[inline(always)]
+pub(crate) fn receive(op: &mut Operation) {
     let connection = &op.connection;
     let request = match connection.kind {
         kind::OPAQUE => return,
@@ -164,7 +171,7 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         _ => Request::NONE,
     };
     if !request.is_some() {
-        receive_head(&mut op);
+        receive_head(op);
     } else if ongoing(request).is_some() {
         bind(op.thread, request, Cause::Receive, op.slot, op.now);
     }
@@ -236,6 +243,11 @@ fn receive_head(op: &mut Operation) {
             receive_request(op, method, len, continued);
         }
         Opening::Partial => wait_for_head(op, continued),
+        // Told again, in clear, by the probes on the process's TLS library.
+        Opening::Tls if TLS_SERVED.get_ptr(op.tgid).is_some() => {
+            op.connection.kind = kind::OPAQUE;
+            op.connection.phase = phase::IDLE;
+        }
         Opening::Tls => not_a_request(op, kind::OPAQUE, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::OPAQUE, Loss::Http2, continued),
         Opening::Other => not_a_request(op, kind::OTHER, Loss::UnknownProtocol, continued),

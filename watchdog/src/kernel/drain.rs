@@ -41,6 +41,7 @@ impl Kernel {
             .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
             .collect();
         let processes = drain(&mut self.processes, parse_process);
+        self.tick_uprobes(&processes, &losses, now_mono_ns);
         losses[Loss::Abandoned as usize] += self.sweep(now_mono_ns);
         let slots: Vec<u16> = self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT).collect();
         let conservation = slots

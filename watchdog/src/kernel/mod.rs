@@ -3,6 +3,7 @@
 //! - `load`: tiers are tried by attaching; [`KernelReport`] says which one serves.
 //! - `offsets`: kernel fields, from the kernel's own type information.
 //! - `slots`: which (service, build) pairs and which processes are watched.
+//! - `uprobes`: the extra tier, probes inside watched processes.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
 mod drain;
@@ -14,6 +15,7 @@ mod selftest;
 mod slots;
 mod tgid_slots;
 pub mod tick;
+mod uprobes;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -29,6 +31,8 @@ use watchdog_common::types::{
 use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
 use self::tgid_slots::TgidSlots;
+use self::uprobes::UserProbes;
+pub use self::uprobes::{ProbedProcess, Uprobes};
 
 /// The eBPF object, embedded at build time.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watchdog-ebpf"));
@@ -61,6 +65,8 @@ pub struct KernelOptions {
     pub only_tier: Option<Tier>,
     /// Let the kernel keep run time and count of each program (costs two clock reads per run).
     pub probe_stats: bool,
+    /// User probes that services may ask for; none unless said otherwise.
+    pub uprobes: Uprobes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +126,9 @@ pub struct Kernel {
     accounted: BTreeMap<SeriesKey, Accounted>,
     ongoing: OngoingTable,
     swept_mono_ns: u64,
+    uprobes: UserProbes,
+    /// What each service asked for; the others get all that `KernelOptions` allows.
+    service_uprobes: BTreeMap<u32, Uprobes>,
     /// Faults that the programs themselves report; absent where the kernel refuses the ring.
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     stats_switch: Option<OwnedFd>,
@@ -138,7 +147,7 @@ impl Kernel {
     /// Loads and attaches the best tier that this kernel allows, and checks that what it measures is true.
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
         let hash_key = random_key()?;
-        let (mut ebpf, report) = load::load(options, hash_key)?;
+        let (mut ebpf, mut report) = load::load(options, hash_key)?;
         let stats = if options.probe_stats {
             let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
             Some(stats.map_err(|error| {
@@ -152,6 +161,7 @@ impl Kernel {
             .map_err(|error| KernelError::map("mapping the process table", &error))?;
         let ongoing = OngoingTable::map(array(&mut ebpf, map::ONGOING)?.fd())
             .map_err(|error| KernelError::map("mapping the table of requests", &error))?;
+        let uprobes = UserProbes::load(&mut ebpf, options.uprobes, &mut report)?;
         let mut kernel = Self {
             report,
             hash_key,
@@ -167,6 +177,8 @@ impl Kernel {
             accounted: BTreeMap::new(),
             ongoing,
             swept_mono_ns: 0,
+            uprobes,
+            service_uprobes: BTreeMap::new(),
             log,
             stats_switch: stats,
             ebpf,
@@ -180,6 +192,16 @@ impl Kernel {
 
     pub fn report(&self) -> &KernelReport {
         &self.report
+    }
+
+    /// Says which user probes the processes of a service get that are watched from now on.
+    pub fn set_uprobes(&mut self, service: u32, wanted: Uprobes) {
+        self.service_uprobes.insert(service, wanted);
+    }
+
+    /// The processes that have user probes, or should have.
+    pub fn probed(&self) -> Vec<ProbedProcess> {
+        self.uprobes.probed()
     }
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.
