@@ -3,23 +3,44 @@
 
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
-use watchdog_common::types::Loss;
+use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
 use crate::maps::{Binding, ONGOING_JOB, Request};
 use crate::probe::Hit;
-use crate::request::{Cause, bind, leave, ongoing};
+use crate::request::{Cause, bind, leave, ongoing, unbind};
 
-/// `uv__work_submit(uv_loop_t *loop, struct uv__work *w, ...)`: the job is the current request's.
+/// Where a `uv_work_t` holds its `struct uv__work`: part of libuv's binary interface since 1.0, on every 64-bit Unix.
+const WORK_REQ: u64 = 88;
+
+/// `uv__work_submit(uv_loop_t *loop, struct uv__work *w, ...)`
 #[uprobe]
 pub(crate) fn pool_submit(ctx: ProbeContext) -> u32 {
-    let Some(hit) = Hit::of(&ctx) else { return 0 };
-    let Some(job) = ctx.arg::<u64>(1) else { return 0 };
+    submit(&ctx, 0);
+    0
+}
+
+/// `uv_queue_work(uv_loop_t *loop, uv_work_t *req, ...)`, into which compilers put the function above.
+#[uprobe]
+pub(crate) fn pool_queue(ctx: ProbeContext) -> u32 {
+    submit(&ctx, WORK_REQ);
+    0
+}
+
+/// The job is the current request's.
+#[inline(always)]
+fn submit(ctx: &ProbeContext, offset: u64) {
+    let Some(hit) = Hit::of(ctx) else { return };
+    let Some(job) = ctx.arg::<u64>(1) else { return };
+    let job = job.wrapping_add(offset);
     let request = hit.known_thread().map_or(Request::NONE, |thread| thread.request);
+    if let Some(place) = ongoing(request) {
+        // No wake-up need guess whose work this is.
+        place.flags |= RequestFlags::HANDED;
+    }
     if ONGOING_JOB.insert(hit.key(job), request, 0).is_err() {
         lost(Loss::JobStorage);
     }
-    0
 }
 
 /// `uv__queue_work(struct uv__work *w)` and its like, on a thread of the pool: what it does now is for the request that
@@ -68,7 +89,11 @@ pub(crate) fn pool_done(ctx: ProbeContext) -> u32 {
     let _ = ONGOING_JOB.remove(key);
     let Some((thread, now)) = hit.charged() else { return 0 };
     if request.is_some() && ongoing(request).is_some() {
-        bind(thread, request, Cause::Receive, hit.slot, now);
+        // What it holds since it was woken was the way to here.
+        if thread.binding != Binding::OWN {
+            unbind(thread);
+        }
+        bind(thread, request, Cause::Answer, hit.slot, now);
     } else {
         leave(thread, hit.slot, now);
     }

@@ -57,7 +57,8 @@ pub(crate) fn tls_read_end(ctx: RetProbeContext) -> u32 {
     if read.session == 0 || returned <= 0 {
         return 0;
     }
-    let received = if read.count_at == 0 { u64::from(returned as u32) } else { read_u64(read.count_at).unwrap_or(0) };
+    let received =
+        if read.count_at == 0 { u64::from(returned as u32) } else { read_u64(read.count_at).unwrap_or(0) };
     if received != 0
         && let Some(mut op) = operation(&hit, read.session, read.buffer, received)
     {

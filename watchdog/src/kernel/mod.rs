@@ -4,6 +4,7 @@
 //! - `offsets`: kernel fields, from the kernel's own type information.
 //! - `slots`: which (service, build) pairs and which processes are watched.
 //! - `uprobes`: the extra tier, probes inside watched processes.
+//! - `runtime`: what a process's runtime is, where that changes how its work is followed.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
 mod drain;
@@ -11,6 +12,7 @@ mod load;
 mod offsets;
 mod ongoing;
 mod rebuild;
+mod runtime;
 mod selftest;
 mod slots;
 mod tgid_slots;
@@ -25,7 +27,7 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, Loss, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns,
 };
 
 use self::ongoing::OngoingTable;
@@ -106,7 +108,7 @@ macro_rules! plain {
         unsafe impl Pod for Shared<$type> {}
     )*};
 }
-plain!(BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns);
+plain!(Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns);
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
@@ -121,8 +123,9 @@ pub struct Kernel {
     processes: RingBuf<MapData>,
     series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
     conservation: PerCpuArray<MapData, Shared<Conservation>>,
-    losses: PerCpuArray<MapData, u64>,
-    losses_before: [u64; Loss::ALL.len()],
+    blind: PerCpuArray<MapData, Shared<Blind>>,
+    losses: PerCpuArray<MapData, Shared<Losses>>,
+    losses_before: BTreeMap<u16, tick::LossCounts>,
     accounted: BTreeMap<SeriesKey, Accounted>,
     ongoing: OngoingTable,
     swept_mono_ns: u64,
@@ -148,6 +151,8 @@ impl Kernel {
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
         let hash_key = random_key()?;
         let (mut ebpf, mut report) = load::load(options, hash_key)?;
+        // Before any map is taken out of it: what is loaded later would not find it.
+        let uprobes = UserProbes::load(&mut ebpf, options.uprobes, &mut report)?;
         let stats = if options.probe_stats {
             let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
             Some(stats.map_err(|error| {
@@ -161,7 +166,6 @@ impl Kernel {
             .map_err(|error| KernelError::map("mapping the process table", &error))?;
         let ongoing = OngoingTable::map(array(&mut ebpf, map::ONGOING)?.fd())
             .map_err(|error| KernelError::map("mapping the table of requests", &error))?;
-        let uprobes = UserProbes::load(&mut ebpf, options.uprobes, &mut report)?;
         let mut kernel = Self {
             report,
             hash_key,
@@ -172,8 +176,9 @@ impl Kernel {
             processes: typed(&mut ebpf, map::PROCESSES)?,
             series: typed(&mut ebpf, map::SERIES)?,
             conservation: typed(&mut ebpf, map::CONSERVATION)?,
+            blind: typed(&mut ebpf, map::BLIND)?,
             losses: typed(&mut ebpf, map::LOSSES)?,
-            losses_before: [0; Loss::ALL.len()],
+            losses_before: BTreeMap::new(),
             accounted: BTreeMap::new(),
             ongoing,
             swept_mono_ns: 0,

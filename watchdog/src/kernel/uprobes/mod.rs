@@ -283,7 +283,9 @@ impl UserProbes {
         if process.tls
             && let Err(error) = self.served.insert(tgid, 1, 0)
         {
-            process.problems.push(format!("its TLS traffic is counted as lost all the same: {}", chain(&error)));
+            process
+                .problems
+                .push(format!("its TLS traffic is counted as lost all the same: {}", chain(&error)));
         }
     }
 }
@@ -331,7 +333,13 @@ fn attach(ebpf: &mut Ebpf, tgid: u32, file: &Probed, points: &[Point]) -> Result
             .attach(place, &path, UProbeScope::OneProcess(pid))
             .and_then(|id| program.take_link(id))
             .map_err(|error| {
-                format!("{}: {} cannot be put there: {}; {}", file.name, point.program, chain(&error), remedy(&error))
+                format!(
+                    "{}: {} cannot be put there: {}; {}",
+                    file.name,
+                    point.program,
+                    chain(&error),
+                    remedy(&error)
+                )
             })?;
         links.push(link);
     }
@@ -370,11 +378,8 @@ fn raise_open_files() {
 
 /// Removes the entries of processes that are probed no more.
 fn sweep<V: Pod>(entries: &mut HashMap<MapData, PointerKey, V>, processes: &BTreeMap<u32, Process>) {
-    let left: Vec<PointerKey> = entries
-        .keys()
-        .filter_map(Result::ok)
-        .filter(|key| !processes.contains_key(&key.tgid))
-        .collect();
+    let left: Vec<PointerKey> =
+        entries.keys().filter_map(Result::ok).filter(|key| !processes.contains_key(&key.tgid)).collect();
     for key in left {
         let _ = entries.remove(&key);
     }

@@ -15,8 +15,9 @@ struct Known {
 const JOB: &[&str] = &[program::POOL_START, program::POOL_END];
 const JOB_DONE: &[&str] = &[program::POOL_DONE];
 
-/// libuv's pool: all of its kinds of jobs. None of them is exported; a binary that was not stripped has them.
-const POOL: [Known; 11] = [
+/// libuv's pool: all of its kinds of jobs. Only the first is exported; a binary that was not stripped has the others.
+const POOL: [Known; 12] = [
+    Known { symbol: POOL_EXPORTS, programs: &[program::POOL_QUEUE] },
     Known { symbol: "uv__work_submit", programs: &[program::POOL_SUBMIT] },
     Known { symbol: "uv__queue_work", programs: JOB },
     Known { symbol: "uv__queue_done", programs: JOB_DONE },
@@ -30,7 +31,7 @@ const POOL: [Known; 11] = [
     Known { symbol: "uv__random_done", programs: JOB_DONE },
 ];
 /// Without these there is no use in the others.
-const POOL_NEEDS: [&str; 3] = ["uv__work_submit", "uv__queue_work", "uv__queue_done"];
+const POOL_NEEDS: [&str; 4] = [POOL_EXPORTS, "uv__work_submit", "uv__queue_work", "uv__queue_done"];
 /// What a library with a pool exports even if it was stripped.
 const POOL_EXPORTS: &str = "uv_queue_work";
 
@@ -91,7 +92,8 @@ fn of<'d>(elf: &impl object::Object<'d>) -> Found {
     let has = |needs: &[&str]| needs.iter().all(|need| functions.iter().any(|(symbol, _)| symbol == need));
     let points = |known: &[Known]| {
         let of_symbol = |(symbol, file_offset): &(&str, u64)| {
-            let programs = known.iter().filter(|known| known.symbol == *symbol).flat_map(|known| known.programs);
+            let programs =
+                known.iter().filter(|known| known.symbol == *symbol).flat_map(|known| known.programs);
             let file_offset = *file_offset;
             programs.map(move |program| Point { program, file_offset }).collect::<Vec<_>>()
         };
