@@ -10,7 +10,7 @@ use watchdog_common::types::{Conservation, Loss, Sample};
 use crate::burn::stats::Cost;
 use crate::harness::{Burn, Deviation, between, compare, table, usual_mix};
 use crate::load::{LoadOptions, LoadReport, Step, run};
-use crate::window::{Account, Watched, Window, losses_told};
+use crate::window::{Account, Watched, Window, coverage, losses_told};
 pub use crate::window::{Ticks, family};
 
 /// The burn server's endpoints as the kernel is told them; the index is the place in the list plus one.
@@ -93,9 +93,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Attributed time over the processes' time.
+    /// Attributed time, and what serves the runtime, over the processes' time.
     pub fn coverage(&self) -> f64 {
-        self.conservation.attributed_ns as f64 / self.conservation.process_ns.max(1) as f64
+        coverage(&self.conservation)
     }
 
     pub fn deviation(&self, endpoint: &str) -> anyhow::Result<&Deviation> {

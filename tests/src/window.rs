@@ -69,6 +69,8 @@ impl Watched {
 pub struct Account {
     /// By endpoint number and status class.
     pub costs: BTreeMap<(u16, u16), Cost>,
+    /// Of their sums, what was attributed by inference.
+    pub inferred_ns: u64,
     pub conservation: Conservation,
     /// Requests that the kernel still holds.
     pub left_ongoing: usize,
@@ -77,17 +79,17 @@ pub struct Account {
 impl Account {
     /// The figures of a slot as they stand after a tick.
     fn read(kernel: &Kernel, slot: u16, ticks: &Ticks) -> anyhow::Result<Self> {
-        let series = kernel.series()?.into_iter().filter(|(key, _)| key.build_slot == slot);
-        Ok(Self {
-            costs: series
-                .map(|(key, series)| {
-                    let cost = Cost { count: series.count, sum_ns: series.oncpu_sum_ns };
-                    ((key.endpoint, key.status_class), cost)
-                })
-                .collect(),
+        let mut account = Self {
             conservation: ticks.conservation(slot),
             left_ongoing: kernel.ongoing().iter().filter(|request| request.build_slot == slot).count(),
-        })
+            ..Self::default()
+        };
+        for (key, series) in kernel.series()?.into_iter().filter(|(key, _)| key.build_slot == slot) {
+            let cost = Cost { count: series.count, sum_ns: series.oncpu_sum_ns };
+            account.costs.insert((key.endpoint, key.status_class), cost);
+            account.inferred_ns += series.inferred_ns;
+        }
+        Ok(account)
     }
 
     fn since(mut self, before: &Self) -> Self {
@@ -97,9 +99,11 @@ impl Account {
             cost.sum_ns -= old.sum_ns;
         }
         self.costs.retain(|_, cost| cost.count > 0 || cost.sum_ns > 0);
+        self.inferred_ns -= before.inferred_ns;
         let (now, old) = (&mut self.conservation, &before.conservation);
         now.process_ns -= old.process_ns;
         now.attributed_ns -= old.attributed_ns;
+        now.shared_ns -= old.shared_ns;
         now.unattributed_ns -= old.unattributed_ns;
         now.started -= old.started;
         now.finished -= old.finished;
@@ -113,16 +117,21 @@ impl Account {
         })
     }
 
-    /// Attributed time over the processes' time.
     pub fn coverage(&self) -> f64 {
-        self.conservation.attributed_ns as f64 / self.conservation.process_ns.max(1) as f64
+        coverage(&self.conservation)
     }
 
     /// What was given to requests, to a runtime's housekeeping or to nobody: all of the processes' time, if nothing
     /// was given twice or forgotten.
     pub fn given_ns(&self) -> u64 {
-        self.conservation.attributed_ns + self.conservation.unattributed_ns
+        let figures = &self.conservation;
+        figures.attributed_ns + figures.shared_ns + figures.unattributed_ns
     }
+}
+
+/// Attributed time, and what serves the runtime, over the processes' time.
+pub fn coverage(figures: &Conservation) -> f64 {
+    (figures.attributed_ns + figures.shared_ns) as f64 / figures.process_ns.max(1) as f64
 }
 
 /// A span of time over which slots are looked at.

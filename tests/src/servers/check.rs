@@ -150,7 +150,8 @@ impl Session {
             });
             fronts.push(Front { name, counts: counts.collect(), account, process_cpu_ns: *process_cpu_ns });
         }
-        let (own, overhead_ns) = self.own_figures(&report, process_cpu[0]);
+        let by_requests_ns = process_cpu[0].saturating_sub(account.conservation.shared_ns);
+        let (own, overhead_ns) = self.own_figures(&report, by_requests_ns as f64);
         let lines = mix().into_iter().zip(own).map(|(step, own_ns)| Line {
             sent: report.count(&step.name),
             kernel: cost_of(&account, &step),
@@ -233,9 +234,9 @@ impl Session {
         Ok(costs)
     }
 
-    /// Own mean of each kind, in the mix's order, and the server's part of a request.
-    fn own_figures(&self, report: &LoadReport, process_cpu_ns: u64) -> (Vec<f64>, f64) {
-        let process_ns = process_cpu_ns as f64;
+    /// Own mean of each kind, in the mix's order, and the server's part of a request, from the CPU of the processes
+    /// without what serves their runtime.
+    fn own_figures(&self, report: &LoadReport, process_ns: f64) -> (Vec<f64>, f64) {
         let Some(alone) = &self.calibrated else {
             let own: Vec<Cost> = mix().iter().map(|step| report.own(&step.name)).collect();
             let told_ns = own.iter().map(|cost| cost.sum_ns).sum::<u64>() as f64;

@@ -177,13 +177,15 @@ fn write_account(text: &mut String, name: &str, account: &Account, process_cpu_n
     let figures = &account.conservation;
     writeln!(
         text,
-        "  {name}: {:.1} ms by its own clock, {:.1} by the scheduler, attributed {:.1} ({:.1} %), unattributed {:.1}; \
-         begun {}, finished {}, held {}, strays {}",
+        "  {name}: {:.1} ms by its own clock, {:.1} by the scheduler, attributed {:.1} ({:.1} inferred), \
+         shared {:.1}, unattributed {:.1}, coverage {:.1} %; begun {}, finished {}, held {}, strays {}",
         process_cpu_ns as f64 / 1e6,
         figures.process_ns as f64 / 1e6,
         figures.attributed_ns as f64 / 1e6,
-        100.0 * account.coverage(),
+        account.inferred_ns as f64 / 1e6,
+        figures.shared_ns as f64 / 1e6,
         figures.unattributed_ns as f64 / 1e6,
+        100.0 * account.coverage(),
         figures.started,
         figures.finished,
         account.left_ongoing,
