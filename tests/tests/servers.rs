@@ -62,4 +62,11 @@ servers! {
     uwsgi_http_socket: "uwsgi-http-socket",
     uwsgi_http_router: "uwsgi-http-router",
     nginx_uwsgi: "nginx-uwsgi",
+    node_express_scrypt: "node-express-scrypt",
+    node_express_pbkdf2: "node-express-pbkdf2",
+    node_express_bcrypt: "node-express-bcrypt",
+    node_http_sync: "node-http-sync",
+    node_express_data: "node-express-data",
+    node_https: "node-https",
+    node_cluster: "node-cluster",
 }

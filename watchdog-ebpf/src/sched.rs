@@ -177,8 +177,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     }
     let to = thread_of(woken);
     if let Some(to) = &to
-        && to.binding == Binding::OWN
-        && ongoing(to.request).is_some()
+        && (to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some())
     {
         // What a pool's thread tells its loop by a pipe or the like: that its work is done.
         tell_done(from, call);

@@ -13,6 +13,7 @@ mod contend;
 mod databases;
 mod judge;
 mod nginx;
+mod node;
 mod process;
 mod python;
 mod running;
@@ -41,7 +42,7 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS].into_iter().flatten()
+    [python::SERVERS, node::SERVERS].into_iter().flatten()
 }
 
 /// The server of that name.

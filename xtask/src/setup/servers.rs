@@ -1,6 +1,7 @@
 //! The servers of the tests in tests/src/servers, a file for each family.
 
 mod databases;
+mod node;
 mod python;
 
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS, databases::STEPS];
+const FAMILIES: &[&[Step]] = &[python::STEPS, databases::STEPS, node::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()
