@@ -36,13 +36,20 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
         return;
     }
     let moved = if failed { 0 } else { u64::from(sent as u32) };
-    let Some(mut op) = Operation::of(sk, moved) else { return };
+    if let Some(mut op) = Operation::of(sk, moved) {
+        send(&mut op, failed);
+    }
+}
+
+/// Something was sent, or the connection failed.
+#[inline(always)]
+pub(crate) fn send(op: &mut Operation, failed: bool) {
     if op.connection.kind == kind::UNKNOWN {
-        send_first(&mut op);
+        send_first(op);
     }
     match op.connection.kind {
-        kind::OTHER | kind::FOREIGN => send_elsewhere(&mut op),
-        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, failed),
+        kind::OTHER | kind::FOREIGN => send_elsewhere(op),
+        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(op, failed),
         _ => {}
     }
 }

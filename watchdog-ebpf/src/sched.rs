@@ -193,7 +193,9 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if futex.is_some_and(|futex| is_lock(tgid, futex)) {
         return 0;
     }
-    let busy = to.as_ref().is_some_and(|to| to.binding == Binding::OWN && ongoing(to.request).is_some());
+    let busy = to.as_ref().is_some_and(|to| {
+        to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some()
+    });
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
