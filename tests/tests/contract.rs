@@ -66,6 +66,7 @@ fn maps() -> Vec<Map> {
         per_cpu(map::SLICE, None, 1),
         storage(map::TASKS, BPF_MAP_TYPE_TASK_STORAGE as u32),
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
+        storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
         ring(map::LOG, abi::LOG_RING_BYTES),

@@ -1,7 +1,7 @@
 //! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
 
 /// Changes whenever a shared type, a map or the meaning of a field changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Watched services at most.
 pub const MAX_SERVICES: u32 = 64;
@@ -63,6 +63,8 @@ pub mod map {
     pub const TASKS: &str = "ONGOING_TASK";
     /// Socket storage: what the connection carries.
     pub const CONNECTIONS: &str = "ONGOING_CONN";
+    /// Socket storage: what a connection carries as records or packets, if it does.
+    pub const PACKETS: &str = "ONGOING_PACKET";
     /// Ring of [`crate::types::Sample`]s, drained on a timer.
     pub const SAMPLES: &str = "SAMPLES";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.

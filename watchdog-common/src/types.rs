@@ -94,9 +94,21 @@ const _: () = assert!(size_of::<BuildSlot>() == 8 && align_of::<BuildSlot>() == 
 pub struct ServicePatterns {
     pub masks: [u32; MAX_WILDCARD_MASKS],
     pub mask_count: u32,
-    pub _pad: u32,
+    /// The [`Protocol`] of its inbound connections.
+    pub protocol: u32,
 }
 const _: () = assert!(size_of::<ServicePatterns>() == 24 && align_of::<ServicePatterns>() == 4);
+
+/// What inbound connections of a service may speak. One that speaks something else counts as unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocol;
+impl Protocol {
+    /// Whatever its first bytes say.
+    pub const AUTO: u32 = 0;
+    pub const HTTP1: u32 = 1;
+    pub const FASTCGI: u32 = 2;
+    pub const UWSGI: u32 = 3;
+}
 
 /// An endpoint pattern, see [`crate::http`].
 #[repr(C)]
@@ -242,7 +254,11 @@ losses! {
     ClockStep = 14, "clock_step";
     /// A request that was still without an answer when its connection or process ended.
     Abandoned = 15, "abandoned";
+    /// A FastCGI request that began while another one was under way on its connection.
+    Multiplexed = 16, "multiplexed";
+    /// A FastCGI or uwsgi connection whose records could not be followed any more.
+    OutOfStep = 17, "out_of_step";
 }
 /// Number of [`Loss`] reasons.
-pub const LOSS_REASONS: u32 = 16;
+pub const LOSS_REASONS: u32 = 18;
 const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);

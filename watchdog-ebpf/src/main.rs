@@ -2,6 +2,7 @@
 //!
 //! - [`sched`]: on-CPU time of every watched thread, from switch to switch; hand-over of work at wake-ups.
 //! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
+//! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
 #![no_std]
@@ -14,14 +15,17 @@
 
 mod counters;
 mod endpoint;
+mod fastcgi;
 mod maps;
 mod offsets;
+mod packets;
 mod process;
 mod registers;
 mod request;
 mod response;
 mod sched;
 mod socket;
+mod uwsgi;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -2,10 +2,12 @@
 
 use core::ffi::c_void;
 
+use watchdog_common::fastcgi::begins_response;
 use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
+use crate::fastcgi;
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -39,7 +41,11 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
     }
     match op.connection.kind {
         kind::OTHER if op.thread.request.is_some() => op.connection.owner = op.thread.request,
-        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, failed),
+        kind::INBOUND | kind::FASTCGI | kind::UWSGI
+            if !matches!(op.connection.phase, phase::IDLE | phase::OPENING) =>
+        {
+            send_response(&mut op, sk, failed);
+        }
         _ => {}
     }
 }
@@ -55,8 +61,15 @@ fn send_first(op: &mut Operation) {
             .call
             .first_bytes(op.moved)
             .is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
-    if readable && http::status(&start).is_some() {
+    if !readable {
+        return;
+    }
+    if http::status(&start).is_some() {
         op.connection.kind = kind::INBOUND;
+        lost(Loss::Midstream);
+    } else if begins_response(&start) {
+        op.connection.kind = kind::FASTCGI;
+        op.connection.phase = phase::OPENING;
         lost(Loss::Midstream);
     }
 }
@@ -82,19 +95,28 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
 
 /// A send on an inbound connection says for certain whose work this was.
 #[inline(always)]
-fn send_response(op: &mut Operation, failed: bool) {
+fn send_response(op: &mut Operation, sk: *const c_void, failed: bool) {
+    let records = op.connection.kind == kind::FASTCGI;
+    let mut over = failed;
+    if records && !failed {
+        let Some(ended) = fastcgi::sent(op, sk) else { return };
+        over = ended;
+    }
     if ongoing(op.connection.request).is_none() && !continue_response(op) {
         return;
     }
     let request = op.connection.request;
     bind(op.thread, request, Cause::Send, op.slot, op.now);
-    if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
+    if records {
+        op.connection.phase = phase::RESPONSE;
+    } else if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
         flush(op.thread, op.slot);
         return;
     }
     op.connection.sent += op.moved;
-    let complete = failed
+    let complete = over
         || match op.connection.framing {
+            _ if records => false,
             framing::LENGTH => op.connection.sent >= op.connection.expected,
             framing::CHUNKED => op.call.last_five(op.moved).is_some_and(|end| end == *b"0\r\n\r\n"),
             _ => true,
