@@ -121,8 +121,9 @@ pub struct Requests {
     reading: u32,
     /// 1 while the record boundaries are not known.
     lost: u32,
+    /// 1 when the connection is to be kept for further requests.
+    keep: u32,
     events: u32,
-    _pad: u32,
 }
 
 impl Requests {
@@ -136,6 +137,7 @@ impl Requests {
         self.id = 0;
         self.reading = 0;
         self.lost = 0;
+        self.keep = 0;
         self.events = 0;
     }
 
@@ -205,6 +207,12 @@ impl Requests {
     pub fn ended(&mut self) {
         self.id = 0;
         self.reading = 0;
+    }
+
+    /// Another request may come on the connection.
+    #[inline(always)]
+    pub fn keeps(&self) -> bool {
+        self.keep != 0
     }
 
     /// Bytes of the stream could not be read.
@@ -297,8 +305,9 @@ impl Requests {
     #[inline(always)]
     fn role(&mut self, memory: &Memory) {
         self.record = record::STDIN;
-        let role = word(memory, HEADER, 2).swap_bytes() >> 48;
-        if role != RESPONDER {
+        let body = word(memory, HEADER, 3).swap_bytes();
+        self.keep = (body >> 40) as u32 & 1;
+        if body >> 48 != RESPONDER {
             self.lose();
         }
     }

@@ -40,6 +40,9 @@ impl RequestFlags {
     pub const CLOSED: u16 = 1 << 3;
     /// More of a response that was already counted as finished: adds to the sum, not to the count.
     pub const CONTINUATION: u16 = 1 << 4;
+    /// Of a thread, not of a request: its response is complete and the connection will carry no other one, but the
+    /// server may wait for the other side to close before it goes on.
+    pub const LINGERS: u16 = 1 << 5;
 }
 
 /// A request under way, in a place of the table of all such requests.

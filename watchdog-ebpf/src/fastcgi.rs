@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use watchdog_common::cgi::WINDOW;
 use watchdog_common::fastcgi::Sent;
 use watchdog_common::http::STEP;
+use watchdog_common::types::RequestFlags;
 
 use crate::maps::{Packets, packets_of};
 use crate::packets::{Stack, repeat_on, walk};
@@ -40,9 +41,10 @@ unsafe extern "C" fn read_request(_round: u64, stack: *mut Stack) -> u64 {
     0
 }
 
-/// What was sent on the connection: whether the response is complete, or `None` if it is not of the request under way.
+/// What was sent on the connection: the flags that it gives the request, and the thread; `None` if it is not of the
+/// request under way.
 #[inline(never)]
-pub(crate) fn sent(op: &mut Operation, sk: *const c_void) -> Option<bool> {
+pub(crate) fn sent(op: &mut Operation, sk: *const c_void) -> Option<u16> {
     let packets = packets_of(sk)?;
     if !walk(op, packets, read_response) {
         packets.responses.lose();
@@ -51,8 +53,12 @@ pub(crate) fn sent(op: &mut Operation, sk: *const c_void) -> Option<bool> {
     if sent & Sent::OURS == 0 {
         return None;
     }
-    let complete = sent & (Sent::ENDED | Sent::BROKEN) != 0;
-    if complete {
+    let mut flags = RequestFlags::ANSWERED;
+    if sent & (Sent::ENDED | Sent::BROKEN) != 0 {
+        flags |= RequestFlags::COMPLETE;
+        if !packets.requests.keeps() {
+            flags |= RequestFlags::LINGERS;
+        }
         packets.requests.ended();
     }
     if packets.responses.head_grew() {
@@ -60,7 +66,7 @@ pub(crate) fn sent(op: &mut Operation, sk: *const c_void) -> Option<bool> {
         repeat_on((WINDOW / STEP) as u32, packets, read_status);
         op.connection.status = packets.scan.status();
     }
-    Some(complete)
+    Some(flags)
 }
 
 unsafe extern "C" fn read_status(round: u64, stack: *mut Stack) -> u64 {

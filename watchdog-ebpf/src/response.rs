@@ -97,10 +97,10 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
 #[inline(always)]
 fn send_response(op: &mut Operation, sk: *const c_void, failed: bool) {
     let records = op.connection.kind == kind::FASTCGI;
-    let mut over = failed;
+    let mut flags = RequestFlags::ANSWERED;
     if records && !failed {
-        let Some(ended) = fastcgi::sent(op, sk) else { return };
-        over = ended;
+        let Some(told) = fastcgi::sent(op, sk) else { return };
+        flags = told;
     }
     if ongoing(op.connection.request).is_none() && !continue_response(op) {
         return;
@@ -114,20 +114,22 @@ fn send_response(op: &mut Operation, sk: *const c_void, failed: bool) {
         return;
     }
     op.connection.sent += op.moved;
-    let complete = over
+    let complete = failed
         || match op.connection.framing {
             _ if records => false,
             framing::LENGTH => op.connection.sent >= op.connection.expected,
             framing::CHUNKED => op.call.last_five(op.moved).is_some_and(|end| end == *b"0\r\n\r\n"),
             _ => true,
         };
-    let flags = RequestFlags::ANSWERED | if complete { RequestFlags::COMPLETE } else { 0 };
+    if complete {
+        flags |= RequestFlags::COMPLETE;
+    }
     op.thread.seen |= u32::from(flags);
     flush(op.thread, op.slot);
     if let Some(request) = ongoing(request) {
         request.status = op.connection.status;
         request.last_mono_ns = op.now;
-        request.flags |= flags;
+        request.flags |= flags & !RequestFlags::LINGERS;
     }
 }
 

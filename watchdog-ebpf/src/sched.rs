@@ -7,7 +7,7 @@ use watchdog_common::types::{Loss, RequestFlags};
 use crate::counters;
 use crate::maps::{Binding, SLICE_SCRATCH, Slice, Thread, slot_of, thread_of, thread_of_or_new};
 use crate::offsets::Task;
-use crate::registers::SystemCall;
+use crate::registers::{SystemCall, call};
 use crate::request::{finish, flush, now_ns, ongoing, unbind};
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
@@ -78,24 +78,31 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
     thread.slice_charged_ns = 0;
     thread.segment_mono_ns = 0;
     if sleeps {
-        went_idle(thread, slot, now);
+        went_idle(task, thread, slot, now);
     }
 }
 
 /// A thread that waits hands over what it holds. One that has answered its request is done with it.
 #[inline(always)]
-fn went_idle(thread: &mut Thread, slot: u16, now: u64) {
+fn went_idle(task: Task, thread: &mut Thread, slot: u16, now: u64) {
     match flush(thread, slot) {
         None => unbind(thread),
         Some(flags) => {
             let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
             let over = thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off;
-            if thread.binding == Binding::OWN && over {
+            if thread.binding == Binding::OWN && over && !lingers(task, thread) {
                 finish(thread.request, now);
                 unbind(thread);
             }
         }
     }
+}
+
+/// True for a worker that waits for the other side to close, as php-fpm does (in `recv`) before it goes on with what
+/// the script does behind its response.
+#[inline(always)]
+fn lingers(task: Task, thread: &Thread) -> bool {
+    thread.seen & u32::from(RequestFlags::LINGERS) != 0 && SystemCall::of(task).number == call::RECVFROM
 }
 
 /// `sched_waking(task_struct *p)`: a thread in a request that wakes an idle thread of its own process hands its
