@@ -78,6 +78,7 @@ fn maps() -> Vec<Map> {
         array(map::TLS_SESSIONS, size_of::<u64>(), 1),
         hash(map::TLS_SERVED, size_of::<u32>(), size_of::<u32>(), abi::MAX_TLS_SERVED),
         Map { name: map::NO_TAIL, kind: BPF_MAP_TYPE_PROG_ARRAY as u32, key: 4, value: Some(4), entries: 1 },
+        storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
         ring(map::LOG, abi::LOG_RING_BYTES),

@@ -9,13 +9,14 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
-use watchdog_common::abi;
 use watchdog_common::types::{
     Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, ProcessEvent, Sample, Series,
     SeriesKey, ServicePatterns, request_identity,
 };
+use watchdog_common::{abi, cgi, fastcgi, uwsgi};
 
 use crate::offsets::Task;
+use crate::packets::Walk;
 
 /// One u16 for each thread-group id there can be (8 MiB): the early-out of every program is one load, and neither
 /// side can find it full. Mapped into the agent, which writes single elements while programs read.
@@ -313,6 +314,20 @@ pub(crate) struct Connection {
 
 const _: () =
     assert!(size_of::<Connection>() == abi::CONNECTION_BYTES && size_of::<Request>() == abi::JOB_BYTES);
+
+/// What a connection carries beyond that, if its requests come as records or packets (FastCGI, uwsgi).
+#[repr(C)]
+pub(crate) struct Packets {
+    pub(crate) memory: cgi::Memory,
+    pub(crate) variables: cgi::Variables,
+    pub(crate) requests: fastcgi::Requests,
+    pub(crate) responses: fastcgi::Responses,
+    pub(crate) packet: uwsgi::Packet,
+    pub(crate) scan: cgi::StatusScan,
+    /// Of the call that is looked at just now.
+    pub(crate) walk: Walk,
+}
+
 /// The requests that sent on a connection to elsewhere and wait for its answers, in their order.
 #[repr(C)]
 pub(crate) struct Owners {
@@ -374,11 +389,14 @@ macro_rules! storage_map {
 
 storage_map!(TaskStorage, BPF_MAP_TYPE_TASK_STORAGE, Thread);
 storage_map!(SocketStorage, BPF_MAP_TYPE_SK_STORAGE, Connection);
+storage_map!(PacketStorage, BPF_MAP_TYPE_SK_STORAGE, Packets);
 
 #[btf_map]
 static ONGOING_TASK: TaskStorage = TaskStorage::new();
 #[btf_map]
 static ONGOING_CONN: SocketStorage = SocketStorage::new();
+#[btf_map]
+static ONGOING_PACKET: PacketStorage = PacketStorage::new();
 
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
@@ -422,6 +440,27 @@ pub(crate) fn connection_of_or_new(sk: *const c_void) -> Option<&'static mut Con
     unsafe {
         bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
             .cast::<Connection>()
+            .as_mut()
+    }
+}
+
+/// What a connection carries as records or packets, if it was seen to.
+#[inline(always)]
+pub(crate) fn packets_of(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), 0)
+            .cast::<Packets>()
+            .as_mut()
+    }
+}
+
+#[inline(always)]
+pub(crate) fn packets_of_or_new(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
+            .cast::<Packets>()
             .as_mut()
     }
 }
