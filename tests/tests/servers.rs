@@ -3,14 +3,18 @@
 
 use std::fmt::Write as _;
 
-use watchdog::kernel::KernelOptions;
+use watchdog::kernel::{KernelOptions, Uprobes};
 use watchdog_tests::servers::{self, Session, Trial, judge};
 use watchdog_tests::skip::kernel_or_skip;
 
 const REQUESTS: u64 = 160;
 
 fn holds(name: &str) {
-    let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
+    let Some(mut kernel) =
+        kernel_or_skip(&KernelOptions { uprobes: Uprobes::ALL, ..KernelOptions::default() })
+    else {
+        return;
+    };
     let server = servers::named(name).unwrap_or_else(|error| panic!("{error:#}"));
     let session = Session::open(&mut kernel, server).unwrap_or_else(|error| panic!("{error:#}"));
     let mut failed = String::new();
