@@ -12,6 +12,7 @@ mod check;
 mod contend;
 mod databases;
 mod judge;
+mod nginx;
 mod node;
 mod process;
 mod python;
