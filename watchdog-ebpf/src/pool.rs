@@ -13,10 +13,16 @@ use crate::request::{Cause, bind, leave, ongoing, unbind};
 /// Where a `uv_work_t` holds its `struct uv__work`: part of libuv's binary interface since 1.0, on every 64-bit Unix.
 const WORK_REQ: u64 = 88;
 
-/// `uv__work_submit(uv_loop_t *loop, struct uv__work *w, ...)`
+/// `enum uv__work_kind`: file operations.
+const UV_WORK_FAST_IO: u32 = 1;
+
+/// `uv__work_submit(uv_loop_t *loop, struct uv__work *w, enum uv__work_kind kind, ...)`, for file operations: the
+/// other kinds that come here are not followed, or come as below.
 #[uprobe]
 pub(crate) fn pool_submit(ctx: ProbeContext) -> u32 {
-    submit(&ctx, 0);
+    if ctx.arg::<u64>(2).is_some_and(|kind| kind as u32 == UV_WORK_FAST_IO) {
+        submit(&ctx, 0);
+    }
     0
 }
 

@@ -5,8 +5,8 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use super::symbols::{self, Found};
 
@@ -28,13 +28,13 @@ impl FileKey {
     }
 }
 
-/// A file in which something can be probed.
+/// A file in which something can be probed, and is.
 #[derive(Debug)]
 pub(super) struct Probed {
     pub(super) key: FileKey,
     /// As the process that it was first seen in calls it, for people.
     pub(super) name: String,
-    pub(super) found: Found,
+    pub(super) found: Arc<Found>,
     /// Kept open while a process is probed there: its name may lie in another mount namespace, or lead to another
     /// file by now.
     file: File,
@@ -47,47 +47,53 @@ impl Probed {
     }
 }
 
-/// Every file that was looked at, with `None` for those without anything to probe.
+/// Every file that was looked at: reading its symbols may take some tens of milliseconds.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: HashMap<FileKey, Option<Arc<Probed>>>,
+    /// `None` for those without anything to probe.
+    known: HashMap<FileKey, Option<Arc<Found>>>,
+    open: HashMap<FileKey, Weak<Probed>>,
 }
 
-/// More files than this, and those that no process maps any more are forgotten.
+/// More files than this, and all are forgotten.
 const MAX_KNOWN: usize = 4_096;
 
 impl Files {
-    /// The files in which a process executes something that can be probed. A process that is gone has none.
+    /// The files in which a process executes something that can be probed.
     pub(super) fn of_process(&mut self, tgid: u32) -> io::Result<Vec<Arc<Probed>>> {
         if self.known.len() > MAX_KNOWN {
-            self.known.retain(|_, file| file.as_ref().is_some_and(|file| Arc::strong_count(file) > 1));
+            self.known.clear();
         }
+        self.open.retain(|_, file| file.strong_count() > 0);
         let maps = fs::read_to_string(format!("/proc/{tgid}/maps"))?;
         let mut files: Vec<Arc<Probed>> = Vec::new();
         for mapping in maps.lines().filter_map(Mapping::of_line) {
-            let Some(path) = mapping.file(tgid) else { continue };
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let Some((path, metadata)) = mapping.file(tgid) else { continue };
             let key = FileKey::of(&metadata);
-            let known = self.known.entry(key).or_insert_with(|| look(&path, key, mapping.name).map(Arc::new));
-            if let Some(file) = known
-                && !files.iter().any(|seen| seen.key == key)
-            {
-                files.push(Arc::clone(file));
+            if files.iter().all(|seen| seen.key != key) {
+                files.extend(self.file(key, &path, mapping.name));
             }
         }
         Ok(files)
     }
 
-    /// Closes the files that no process is probed in.
-    pub(super) fn forget_unused(&mut self) {
-        self.known.retain(|_, file| file.as_ref().is_none_or(|file| Arc::strong_count(file) > 1));
+    fn file(&mut self, key: FileKey, path: &Path, name: &str) -> Option<Arc<Probed>> {
+        if let Some(file) = self.open.get(&key).and_then(Weak::upgrade) {
+            return Some(file);
+        }
+        if let Some(None) = self.known.get(&key) {
+            return None;
+        }
+        let file = File::open(path).ok()?;
+        let found = self.known.entry(key).or_insert_with(|| {
+            let found = symbols::find(&file);
+            (!found.is_empty()).then(|| Arc::new(found))
+        });
+        let found = Arc::clone(found.as_ref()?);
+        let probed = Arc::new(Probed { key, name: name.to_owned(), found, file });
+        self.open.insert(key, Arc::downgrade(&probed));
+        Some(probed)
     }
-}
-
-fn look(path: &PathBuf, key: FileKey, name: &str) -> Option<Probed> {
-    let file = File::open(path).ok()?;
-    let found = symbols::find(&file);
-    (!found.is_empty()).then(|| Probed { key, name: name.to_owned(), found, file })
 }
 
 /// A line of `/proc/PID/maps` that maps a file to be executed.
@@ -109,10 +115,13 @@ impl<'l> Mapping<'l> {
 
     /// The mapped file itself, whatever its name leads to by now; where the kernel does not let us use that link, its
     /// name as the process sees it.
-    fn file(&self, tgid: u32) -> Option<PathBuf> {
+    fn file(&self, tgid: u32) -> Option<(PathBuf, Metadata)> {
         let candidates =
             [format!("/proc/{tgid}/map_files/{}", self.range), format!("/proc/{tgid}/root{}", self.name)];
-        candidates.into_iter().map(PathBuf::from).find(|path| fs::metadata(path).is_ok_and(|m| m.is_file()))
+        candidates.into_iter().map(PathBuf::from).find_map(|path| {
+            let metadata = fs::metadata(&path).ok().filter(Metadata::is_file)?;
+            Some((path, metadata))
+        })
     }
 }
 

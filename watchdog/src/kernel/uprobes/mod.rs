@@ -2,8 +2,10 @@
 //! taken out when a process is watched no more. The kernel removes the breakpoints with the last probe on them.
 //!
 //! - `symbols`: which functions, and where they lie in a file.
+//! - `detach`: out again.
 //! - `mapped`: which files a process executes; each file is read once.
 
+mod detach;
 mod mapped;
 mod symbols;
 
@@ -22,7 +24,8 @@ use serde::Serialize;
 use watchdog_common::abi::{CONNECTION_BYTES, JOB_BYTES, map, program};
 use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind};
 
-use self::mapped::{FileKey, Files, Probed};
+use self::detach::Detacher;
+use self::mapped::{Files, Probed};
 use self::symbols::Point;
 use super::load::chain;
 use super::{KernelError, KernelReport, typed};
@@ -66,6 +69,8 @@ pub struct ProbedProcess {
 const FIRST_LOOK_NS: u64 = 20_000_000;
 const LOOK_FACTOR: u64 = 3;
 const LAST_LOOK_NS: u64 = 60_000_000_000;
+/// A file that is not mapped so long after a process began or ran another program will not be.
+const SETTLED_NS: u64 = 1_000_000_000;
 /// After this long without a look, one for all: traffic was hidden by TLS.
 const TLS_LOOK_NS: u64 = 1_000_000_000;
 /// How often what ended processes left in the maps is removed.
@@ -73,24 +78,49 @@ const SWEEP_EVERY_NS: u64 = 5_000_000_000;
 
 struct Process {
     wanted: Uprobes,
-    files: Vec<(FileKey, Arc<Probed>)>,
-    links: Vec<UProbeLink>,
-    tls: bool,
-    pool: bool,
-    problems: Vec<String>,
+    files: Vec<ProbedFile>,
+    /// Why it cannot be looked at.
+    problem: Option<String>,
+    /// It is in the programs' map of those whose TLS is read.
+    is_served: bool,
     next_look_mono_ns: u64,
     wait_ns: u64,
 }
 
+/// A file of a process, with the probes in it. The kernel puts them in again by itself when the process runs another
+/// program that maps the same file.
+struct ProbedFile {
+    file: Arc<Probed>,
+    links: Vec<UProbeLink>,
+    pool: bool,
+    tls: bool,
+    problems: Vec<String>,
+}
+
 impl Process {
+    fn pool(&self) -> bool {
+        self.files.iter().any(|file| file.pool)
+    }
+
+    fn tls(&self) -> bool {
+        self.files.iter().any(|file| file.tls)
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.files.iter().flat_map(|file| &file.problems).chain(&self.problem).cloned().collect()
+    }
+
+    fn look_again(&mut self) {
+        self.next_look_mono_ns = 0;
+        self.wait_ns = FIRST_LOOK_NS;
+    }
+
     fn new(wanted: Uprobes) -> Self {
         Self {
             wanted,
             files: Vec::new(),
-            links: Vec::new(),
-            tls: false,
-            pool: false,
-            problems: Vec::new(),
+            problem: None,
+            is_served: false,
             next_look_mono_ns: 0,
             wait_ns: FIRST_LOOK_NS,
         }
@@ -121,6 +151,7 @@ pub(super) struct UserProbes {
     loaded: Uprobes,
     processes: BTreeMap<u32, Process>,
     files: Files,
+    detacher: Detacher,
     served: HashMap<MapData, u32, u32>,
     jobs: HashMap<MapData, PointerKey, Opaque<JOB_BYTES>>,
     sessions: HashMap<MapData, PointerKey, Opaque<CONNECTION_BYTES>>,
@@ -161,6 +192,7 @@ impl UserProbes {
             loaded,
             processes: BTreeMap::new(),
             files: Files::default(),
+            detacher: Detacher::new(),
             served: typed(ebpf, map::TLS_SERVED)?,
             jobs: typed(ebpf, map::JOBS)?,
             sessions: typed(ebpf, map::TLS)?,
@@ -185,11 +217,12 @@ impl UserProbes {
     /// Takes the probes out of a process.
     pub(super) fn unwatch(&mut self, tgid: u32) {
         if let Some(process) = self.processes.remove(&tgid) {
-            if process.tls {
+            if process.is_served {
                 let _ = self.served.remove(&tgid);
             }
-            drop(process);
-            self.files.forget_unused();
+            for file in process.files {
+                self.detacher.take_out(tgid, file.links);
+            }
         }
     }
 
@@ -210,9 +243,10 @@ impl UserProbes {
                 Ok(ProcessEventKind::Fork) => {
                     self.watch(ebpf, event.tgid, wanted_of(event.tgid), now_mono_ns);
                 }
-                // The program's memory went, and the probes' breakpoints with it.
                 Ok(ProcessEventKind::Exec) => {
-                    self.unwatch(event.tgid);
+                    if let Some(process) = self.processes.get_mut(&event.tgid) {
+                        process.look_again();
+                    }
                     self.watch(ebpf, event.tgid, wanted_of(event.tgid), now_mono_ns);
                 }
                 Ok(ProcessEventKind::Exit) => self.unwatch(event.tgid),
@@ -228,7 +262,7 @@ impl UserProbes {
             .processes
             .iter()
             .filter(|(_, process)| {
-                process.next_look_mono_ns <= now_mono_ns || hidden && process.wanted.tls && !process.tls
+                process.next_look_mono_ns <= now_mono_ns || hidden && process.wanted.tls && !process.tls()
             })
             .map(|(tgid, _)| *tgid)
             .collect();
@@ -249,10 +283,10 @@ impl UserProbes {
     pub(super) fn probed(&self) -> Vec<ProbedProcess> {
         let told = |(tgid, process): (&u32, &Process)| ProbedProcess {
             tgid: *tgid,
-            pool: process.pool,
-            tls: process.tls,
-            probes: process.links.len(),
-            problems: process.problems.clone(),
+            pool: process.pool(),
+            tls: process.tls(),
+            probes: process.files.iter().map(|file| file.links.len()).sum(),
+            problems: process.problems(),
         };
         self.processes.iter().map(told).collect()
     }
@@ -261,61 +295,84 @@ impl UserProbes {
     fn look(&mut self, ebpf: &mut Ebpf, tgid: u32, now_mono_ns: u64) {
         let Some(process) = self.processes.get_mut(&tgid) else { return };
         process.next_look_mono_ns = now_mono_ns + process.wait_ns;
+        // With two sets of probes in it, everything would count twice.
+        if self.detacher.is_busy_with(tgid) {
+            return;
+        }
+        let settled = process.wait_ns > SETTLED_NS;
         process.wait_ns = (process.wait_ns * LOOK_FACTOR).min(LAST_LOOK_NS);
         let files = match self.files.of_process(tgid) {
             Ok(files) => files,
             // It ended, which an event will tell.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
-                process.problems = vec![format!(
-                    "/proc/{tgid}/maps cannot be read: {error}; the agent needs CAP_SYS_PTRACE"
-                )];
+                let why =
+                    format!("/proc/{tgid}/maps cannot be read: {error}; the agent needs CAP_SYS_PTRACE");
+                process.problem = Some(why);
                 return;
             }
         };
-        for file in files {
-            if process.files.iter().any(|(key, _)| *key == file.key) {
-                continue;
+        if settled {
+            let is_gone = |old: &mut ProbedFile| files.iter().all(|file| file.key != old.file.key);
+            for old in process.files.extract_if(.., is_gone) {
+                self.detacher.take_out(tgid, old.links);
             }
-            process.probe(ebpf, tgid, &file);
-            process.files.push((file.key, file));
         }
-        if process.tls
-            && let Err(error) = self.served.insert(tgid, 1, 0)
-        {
-            process
-                .problems
-                .push(format!("its TLS traffic is counted as lost all the same: {}", chain(&error)));
+        let turn = self.detacher.turn();
+        for file in files {
+            if process.files.iter().all(|old| old.file.key != file.key) {
+                process.files.push(probe(ebpf, tgid, process.wanted, file));
+            }
+        }
+        drop(turn);
+        if process.tls() && !process.is_served {
+            match self.served.insert(tgid, 1, 0) {
+                Ok(()) => process.is_served = true,
+                Err(error) => {
+                    let why = format!("its TLS traffic counts as lost all the same: {}", chain(&error));
+                    process.problem = Some(why);
+                }
+            }
         }
     }
 }
 
-impl Process {
-    /// Puts in all probes of a kind, or none.
-    fn probe(&mut self, ebpf: &mut Ebpf, tgid: u32, file: &Probed) {
-        let found = &file.found;
-        if self.wanted.pool && found.stripped_pool {
-            self.problems.push(format!(
-                "{}: its pool cannot be probed, as its symbols were stripped; jobs are told by wake-ups, which is \
-                 not exact when the pool is busy: install a build with symbols",
-                file.name
-            ));
-        }
-        for (wanted, points, served) in
-            [(self.wanted.pool, &found.pool, &mut self.pool), (self.wanted.tls, &found.tls, &mut self.tls)]
-        {
-            if !wanted || points.is_empty() {
-                continue;
-            }
-            match attach(ebpf, tgid, file, points) {
-                Ok(links) => {
-                    self.links.extend(links);
-                    *served = true;
-                }
-                Err(problem) => self.problems.push(problem),
+impl Drop for UserProbes {
+    fn drop(&mut self) {
+        for (tgid, process) in std::mem::take(&mut self.processes) {
+            for file in process.files {
+                self.detacher.take_out(tgid, file.links);
             }
         }
     }
+}
+
+/// Puts in all probes of a kind, or none.
+fn probe(ebpf: &mut Ebpf, tgid: u32, wanted: Uprobes, file: Arc<Probed>) -> ProbedFile {
+    let found = Arc::clone(&file.found);
+    let mut probed = ProbedFile { file, links: Vec::new(), pool: false, tls: false, problems: Vec::new() };
+    if wanted.pool && found.stripped_pool {
+        probed.problems.push(format!(
+            "{}: its pool cannot be probed, as its symbols were stripped; jobs are told by wake-ups, which is not \
+             exact when the pool is busy: install a build with symbols",
+            probed.file.name
+        ));
+    }
+    for (wanted, points, served) in
+        [(wanted.pool, &found.pool, &mut probed.pool), (wanted.tls, &found.tls, &mut probed.tls)]
+    {
+        if !wanted || points.is_empty() {
+            continue;
+        }
+        match attach(ebpf, tgid, &probed.file, points) {
+            Ok(links) => {
+                probed.links.extend(links);
+                *served = true;
+            }
+            Err(problem) => probed.problems.push(problem),
+        }
+    }
+    probed
 }
 
 fn attach(ebpf: &mut Ebpf, tgid: u32, file: &Probed, points: &[Point]) -> Result<Vec<UProbeLink>, String> {

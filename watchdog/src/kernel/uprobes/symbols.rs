@@ -15,23 +15,18 @@ struct Known {
 const JOB: &[&str] = &[program::POOL_START, program::POOL_END];
 const JOB_DONE: &[&str] = &[program::POOL_DONE];
 
-/// libuv's pool: all of its kinds of jobs. Only the first is exported; a binary that was not stripped has the others.
-const POOL: [Known; 12] = [
+/// libuv's pool: work that was queued by the program (cryptography, compression, addons) and file operations. The
+/// others, which look up names, hardly use a CPU. Only the first is exported; a binary that was not stripped has all.
+const POOL: [Known; 6] = [
     Known { symbol: POOL_EXPORTS, programs: &[program::POOL_QUEUE] },
     Known { symbol: "uv__work_submit", programs: &[program::POOL_SUBMIT] },
     Known { symbol: "uv__queue_work", programs: JOB },
     Known { symbol: "uv__queue_done", programs: JOB_DONE },
     Known { symbol: "uv__fs_work", programs: JOB },
     Known { symbol: "uv__fs_done", programs: JOB_DONE },
-    Known { symbol: "uv__getaddrinfo_work", programs: JOB },
-    Known { symbol: "uv__getaddrinfo_done", programs: JOB_DONE },
-    Known { symbol: "uv__getnameinfo_work", programs: JOB },
-    Known { symbol: "uv__getnameinfo_done", programs: JOB_DONE },
-    Known { symbol: "uv__random_work", programs: JOB },
-    Known { symbol: "uv__random_done", programs: JOB_DONE },
 ];
 /// Without these there is no use in the others.
-const POOL_NEEDS: [&str; 4] = [POOL_EXPORTS, "uv__work_submit", "uv__queue_work", "uv__queue_done"];
+const POOL_NEEDS: [&str; 3] = [POOL_EXPORTS, "uv__queue_work", "uv__queue_done"];
 /// What a library with a pool exports even if it was stripped.
 const POOL_EXPORTS: &str = "uv_queue_work";
 
