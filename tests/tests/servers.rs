@@ -55,6 +55,14 @@ macro_rules! servers {
 
 servers! {
     gunicorn_sync: "gunicorn-sync",
+    puma_threads: "puma-threads",
+    puma_cluster: "puma-cluster",
+    tomcat: "tomcat",
+    go_nethttp: "go-nethttp",
+    go_locked: "go-locked",
+    go_tls: "go-tls",
+    axum_blocking: "axum-blocking",
+    axum_worker: "axum-worker",
     gunicorn_gthread: "gunicorn-gthread",
     gunicorn_tls: "gunicorn-tls",
     gunicorn_postgres: "gunicorn-postgres",

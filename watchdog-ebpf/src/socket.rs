@@ -16,9 +16,9 @@ use crate::counters::{lost, received};
 use crate::elsewhere::answered;
 use crate::endpoint::endpoint_of;
 use crate::goroutine::{is_go, look};
-use crate::handover::count_begun;
+use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
-    Connection, Request, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
+    Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
     thread_of_or_new,
 };
 use crate::offsets::{self, Task};
@@ -195,12 +195,15 @@ pub(crate) fn receive(op: &mut Operation) {
         _ => Request::NONE,
     };
     if request.is_some() {
+        let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
         if ongoing(request).is_some() {
-            let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
             bind(op.thread, request, cause, op.slot, op.now);
         }
     } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) {
         receive_head(op);
+    }
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
+        op.thread.role |= Role::TOLD;
     }
     count(op);
 }

@@ -8,14 +8,18 @@
 //! A family of servers is a file here, which lists them as `SERVERS`, its applications are below tests/apps, and what
 //! it needs installed is a file below xtask/src/setup/servers.
 
+mod axum;
 mod check;
 mod contend;
 mod databases;
+mod golang;
+mod java;
 mod judge;
 mod nginx;
 mod node;
 mod process;
 mod python;
+mod ruby;
 mod running;
 
 use crate::load::Step;
@@ -42,7 +46,9 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS, node::SERVERS].into_iter().flatten()
+    [python::SERVERS, node::SERVERS, ruby::SERVERS, java::SERVERS, golang::SERVERS, axum::SERVERS]
+        .into_iter()
+        .flatten()
 }
 
 /// Servers whose requests the kernel programs do not tell apart: an estimate has to judge them.
