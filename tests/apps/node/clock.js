@@ -31,7 +31,10 @@ function threadClock() {
 
 const threadCpuNs = threadClock();
 
-// CPU of one request on the loop: the synchronous parts between `new` or `resume` and `pause` or `total`.
+// CPU of one request on the loop: its synchronous parts, from `new` or `resume` to `pause` or `total`.
+//
+// The meter must stand still at every `await`, and be resumed by what follows it: between a promise's settling and the
+// code that awaited it, other requests' code may run.
 class Meter {
   #sum = 0n;
   #since = threadCpuNs();
@@ -45,14 +48,10 @@ class Meter {
     if (this.#since === null) this.#since = threadCpuNs();
   }
 
-  // Runs on elsewhere (pool, database, timer) while the meter stands still.
-  async around(elsewhere) {
+  // For `await meter.pausing(work()); meter.resume();`: starting the work is counted, waiting for it is not.
+  pausing(promise) {
     this.pause();
-    try {
-      return await elsewhere;
-    } finally {
-      this.resume();
-    }
+    return promise;
   }
 
   // CPU that was used elsewhere for this request.

@@ -33,28 +33,37 @@ async function dataApp() {
   app.post('/login', async (request, response) => {
     const meter = new Meter();
     const { user, password } = request.body;
-    const { rows } = await meter.around(
+    const { rows } = await meter.pausing(
       database.query('SELECT password FROM users WHERE name = $1', [user]),
     );
-    if (rows.length === 0 || !(await passwords.verify(meter, password, rows[0].password))) {
+    meter.resume();
+    let fits = false;
+    if (rows.length > 0) {
+      fits = await meter.pausing(passwords.verify(meter, password, rows[0].password));
+      meter.resume();
+    }
+    if (!fits) {
       tell(response, meter).status(401).json({ error: 'unknown user or wrong password' });
       return;
     }
     const session = crypto.randomBytes(16).toString('hex');
-    await meter.around(cache.set(`session:${session}`, user, { EX: 60 }));
+    await meter.pausing(cache.set(`session:${session}`, user, { EX: 60 }));
+    meter.resume();
     tell(response, meter).json({ welcome: user, session });
   });
 
   app.get('/browse', async (_request, response) => {
     const meter = new Meter();
-    const visits = await meter.around(cache.incr('visits'));
+    const visits = await meter.pausing(cache.incr('visits'));
+    meter.resume();
     const page = cataloguePage();
     tell(response, meter).set('X-Visits', String(visits)).type('html').send(page);
   });
 
   app.get('/report', async (_request, response) => {
     const meter = new Meter();
-    const { rows } = await meter.around(database.query('SELECT 42 AS sales, pg_sleep(0.05)::text'));
+    const { rows } = await meter.pausing(database.query('SELECT 42 AS sales, pg_sleep(0.05)::text'));
+    meter.resume();
     tell(response, meter).json({ sales: rows[0].sales });
   });
   return app;

@@ -21,7 +21,11 @@ async function expressApp() {
   app.post('/login', async (request, response) => {
     const meter = new Meter();
     const stored = users.get(request.body.user);
-    const fits = stored !== undefined && (await passwords.verify(meter, request.body.password, stored));
+    let fits = false;
+    if (stored !== undefined) {
+      fits = await meter.pausing(passwords.verify(meter, request.body.password, stored));
+      meter.resume();
+    }
     tell(response, meter)
       .status(fits ? 200 : 401)
       .json(fits ? { welcome: request.body.user } : { error: 'unknown user or wrong password' });
@@ -35,7 +39,8 @@ async function expressApp() {
 
   app.get('/report', async (_request, response) => {
     const meter = new Meter();
-    await meter.around(sleep(50));
+    await meter.pausing(sleep(50));
+    meter.resume();
     tell(response, meter).json({ sales: 42 });
   });
   return app;

@@ -11,41 +11,51 @@ async function body(request) {
   return new URLSearchParams(Buffer.concat(pieces).toString());
 }
 
+function answer(response, meter, status, text) {
+  response.writeHead(status, {
+    'Content-Type': 'text/html; charset=utf-8',
+    'Content-Length': Buffer.byteLength(text),
+    'X-Cpu-Ns': String(meter.total()),
+  });
+  response.end(text);
+}
+
 async function plainApp() {
   const passwords = await openPasswords();
   const users = new Map([['ann', await passwords.enrol('secret')]]);
 
-  async function login(request, meter) {
-    const form = await meter.around(body(request));
-    const stored = users.get(form.get('user'));
-    const fits = stored !== undefined && (await passwords.verify(meter, form.get('password'), stored));
-    return fits ? [200, 'welcome'] : [401, 'unknown user or wrong password'];
-  }
-
   const routes = {
-    'POST /login': login,
-    'GET /browse': async () => [200, cataloguePage()],
-    'GET /report': async (_request, meter) => {
-      await meter.around(sleep(50));
-      return [200, '42'];
+    async 'POST /login'(request, response, meter) {
+      const form = await meter.pausing(body(request));
+      meter.resume();
+      const stored = users.get(form.get('user'));
+      let fits = false;
+      if (stored !== undefined) {
+        fits = await meter.pausing(passwords.verify(meter, form.get('password'), stored));
+        meter.resume();
+      }
+      answer(response, meter, fits ? 200 : 401, fits ? 'welcome' : 'unknown user or wrong password');
+    },
+    async 'GET /browse'(_request, response, meter) {
+      answer(response, meter, 200, cataloguePage());
+    },
+    async 'GET /report'(_request, response, meter) {
+      await meter.pausing(sleep(50));
+      meter.resume();
+      answer(response, meter, 200, '42');
+    },
+    async notFound(_request, response, meter) {
+      answer(response, meter, 404, 'not found');
     },
   };
 
-  return async (request, response) => {
+  return (request, response) => {
     const meter = new Meter();
-    const route = routes[`${request.method} ${request.url}`] ?? (async () => [404, 'not found']);
-    try {
-      const [status, text] = await route(request, meter);
-      response.writeHead(status, {
-        'Content-Type': 'text/html; charset=utf-8',
-        'Content-Length': Buffer.byteLength(text),
-        'X-Cpu-Ns': String(meter.total()),
-      });
-      response.end(text);
-    } catch (error) {
+    const route = routes[`${request.method} ${request.url}`] ?? routes.notFound;
+    route(request, response, meter).catch((error) => {
       console.error(error);
       response.destroy();
-    }
+    });
   };
 }
 

@@ -24,7 +24,8 @@ function cataloguePage() {
   return `<!doctype html><title>Catalogue</title><table>${rows.join('\n')}</table>`;
 }
 
-// Passwords by the hash that HASH names, their CPU accounted for on the loop or in the pool.
+// Passwords by the hash that HASH names, their CPU accounted for on the loop or in the pool. To be called as
+// `await meter.pausing(passwords.verify(meter, ...)); meter.resume();`
 async function openPasswords() {
   const hash = passwordHash(process.env.HASH);
   if (hash.onLoop) {
@@ -38,7 +39,7 @@ async function openPasswords() {
       return stored;
     },
     async verify(meter, password, stored) {
-      const fits = await meter.around(hash.verify(password, stored));
+      const fits = await meter.pausing(hash.verify(password, stored));
       meter.add(ledger.take());
       return fits;
     },

@@ -51,9 +51,17 @@ pub fn all() -> impl Iterator<Item = &'static Server> {
         .flatten()
 }
 
+/// Servers whose requests the kernel programs do not tell apart: an estimate has to judge them.
+pub fn estimated() -> impl Iterator<Item = &'static Server> {
+    node::HTTP2_SERVERS.iter()
+}
+
 /// The server of that name.
 pub fn named(name: &str) -> anyhow::Result<&'static Server> {
-    all().find(|server| server.name == name).ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
+    all()
+        .chain(estimated())
+        .find(|server| server.name == name)
+        .ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
 }
 
 /// The kinds of request in a mixed load.

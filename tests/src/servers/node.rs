@@ -53,12 +53,33 @@ pub(super) const SERVERS: &[Server] = &[
     },
 ];
 
+/// Several requests at a time on one connection, their heads compressed with a state that the connection keeps.
+pub(super) const HTTP2_SERVERS: &[Server] = &[
+    Server {
+        name: "node-h2c",
+        model: "one loop with HTTP/2; crypto.scrypt in libuv's pool",
+        bound: SHARED,
+        start: || start(&[("APP", "plain"), ("TRANSPORT", "h2c")]),
+    },
+    Server {
+        name: "node-h2",
+        model: "one loop with HTTP/2 over TLS in the process; crypto.scrypt in libuv's pool",
+        bound: SHARED,
+        start: || start(&[("APP", "plain"), ("TRANSPORT", "h2")]),
+    },
+];
+
 /// Starts tests/apps/node/server.js with these variables.
 fn start(variables: &[(&str, &str)]) -> anyhow::Result<Running> {
-    let has = |variable: (&str, &str)| variables.contains(&variable);
+    let value = |name| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| *value);
     let port = free_port()?;
     let address = (Ipv4Addr::LOCALHOST, port).into();
-    let target = if has(("TRANSPORT", "https")) { Target::Tls(address) } else { Target::Tcp(address) };
+    let (target, tls) = match value("TRANSPORT") {
+        None => (Target::Tcp(address), false),
+        Some("h2c") => (Target::Http2 { address, tls: false }, false),
+        Some("h2") => (Target::Http2 { address, tls: true }, true),
+        Some(_) => (Target::Tls(address), true),
+    };
     let mut running = Running::new(target)?;
     let mut command = Command::new(program("node", &[])?);
     command
@@ -69,11 +90,11 @@ fn start(variables: &[(&str, &str)]) -> anyhow::Result<Running> {
         .env("NODE_ENV", "production")
         .env("PORT", port.to_string())
         .envs(variables.iter().copied());
-    if has(("TRANSPORT", "https")) {
+    if tls {
         let (certificate, key) = certificate(running.folder())?;
         command.env("TLS_CERT", certificate).env("TLS_KEY", key);
     }
-    if has(("APP", "data")) {
+    if value("APP") == Some("data") {
         command.env("DATABASE_URL", databases::postgres(&mut running)?);
         command.env("REDIS_URL", databases::redis(&mut running)?);
     }
