@@ -84,6 +84,9 @@ pub const fn request_identity(cookie: u64, sequence: u32) -> u64 {
     cookie << 24 | (sequence & 0x00ff_ffff) as u64
 }
 
+/// Set in the cookie of a TLS session, which is numbered apart from the sockets.
+pub const TLS_COOKIE: u64 = 1 << 39;
+
 /// What a build slot stands for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -268,9 +271,11 @@ losses! {
     ClockStep = 14, "clock_step";
     /// A request that was still without an answer when its connection or process ended.
     Abandoned = 15, "abandoned";
+    /// No room to remember whose a pool's job is; its time goes to whoever woke the pool's thread.
+    JobStorage = 16, "job_storage";
 }
 /// Number of [`Loss`] reasons.
-pub const LOSS_REASONS: u32 = 16;
+pub const LOSS_REASONS: u32 = 17;
 const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);
 
 /// Losses of one build slot, by [`Loss`] as index; those of slot 0 could not be told to belong to any.

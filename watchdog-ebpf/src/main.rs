@@ -5,6 +5,7 @@
 //! - [`handover`], [`goroutine`]: whose work a thread does that received no request itself.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
+//! - [`probe`], [`pool`], [`tls`]: the extra tier, user probes on pools and TLS libraries.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -20,12 +21,15 @@ mod goroutine;
 mod handover;
 mod maps;
 mod offsets;
+mod pool;
+mod probe;
 mod process;
 mod registers;
 mod request;
 mod response;
 mod sched;
 mod socket;
+mod tls;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -6,7 +6,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
 use watchdog_common::abi;
@@ -101,6 +101,56 @@ pub(crate) static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> 
 #[btf_map]
 pub(crate) static PROCESSES: RingBuf<ProcessEvent, { abi::PROCESS_RING_BYTES as usize }> = RingBuf::new();
 
+/// Jobs that a pool has not finished, by whose they are. An entry lives from the job's submission until its thread is
+/// told that it is done; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_JOB: HashMap<
+    PointerKey,
+    Request,
+    { abi::MAX_JOBS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Connections inside TLS. A session has no socket at hand when it is read (Node.js hands it memory), so its state
+/// lives here until the library frees it; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_TLS: HashMap<
+    PointerKey,
+    Connection,
+    { abi::MAX_TLS_SESSIONS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// A connection of which nothing is known: too large for the stack. Nobody writes it.
+#[btf_map]
+pub(crate) static BLANK_CONN: Array<Connection, 1> = Array::new();
+
+/// How many TLS sessions were seen: each gets the next number for a cookie.
+#[btf_map]
+pub(crate) static TLS_SESSIONS: Array<u64, 1> = Array::new();
+
+/// Processes whose TLS library is probed, by the agent: what goes through it is measured, not lost.
+#[btf_map]
+pub(crate) static TLS_SERVED: HashMap<
+    u32,
+    u32,
+    { abi::MAX_TLS_SERVED as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Stays empty: see [`crate::probe::Hit`].
+#[btf_map]
+pub(crate) static NO_TAIL: ProgramArray<1> = ProgramArray::new();
+
+/// An address in a process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PointerKey {
+    pub(crate) address: u64,
+    pub(crate) tgid: u32,
+    pub(crate) _pad: u32,
+}
+
 /// The on-CPU slice of a watched thread.
 #[repr(C)]
 pub(crate) struct Slice {
@@ -133,10 +183,29 @@ pub(crate) struct Thread {
     pub(crate) seen: u32,
     /// In a Go program: tag of the goroutine that ran at the last look.
     pub(crate) goroutine: u64,
+    /// The futex from which it was woken when it was given work, 0 for none: where it waits for work.
+    pub(crate) given_on: u64,
+    /// The request it received last.
+    pub(crate) last_read: Request,
+    /// When it last went to sleep, `CLOCK_MONOTONIC`.
+    pub(crate) slept_mono_ns: u64,
     /// [`Role`] bits.
     pub(crate) role: u32,
-    /// Requests it has received since it last slept.
+    /// Requests it has received since it last slept and neither answered nor given away.
     pub(crate) reads: u32,
+    /// The read of a TLS library that the thread is in.
+    pub(crate) tls_read: TlsRead,
+}
+
+/// What a TLS library was asked to read, kept from its entry to its return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct TlsRead {
+    /// 0: the thread is in no such call.
+    pub(crate) session: u64,
+    pub(crate) buffer: u64,
+    /// Where the library writes how many bytes it read; 0 where it returns them.
+    pub(crate) count_at: u64,
 }
 
 /// What a thread was seen to do.
@@ -146,6 +215,12 @@ impl Role {
     pub(crate) const RECEIVES: u32 = 1;
     /// It told another thread that the work it was given is done.
     pub(crate) const DONE: u32 = 1 << 1;
+    /// Another thread gave it work once.
+    pub(crate) const POOLED: u32 = 1 << 2;
+    /// It has not begun what it was given.
+    pub(crate) const FRESH: u32 = 1 << 3;
+    /// Since it last slept, it was told that work it gave away is done.
+    pub(crate) const TOLD: u32 = 1 << 4;
 }
 
 /// See [`HABITS`].
@@ -153,6 +228,9 @@ impl Role {
 pub(crate) struct Habit {
     pub(crate) begun: u32,
     pub(crate) handed: u32,
+    /// 1 once it was seen that they do: a saturated pool shows it no more.
+    pub(crate) gives_away: u32,
+    pub(crate) _pad: u32,
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.
@@ -206,6 +284,8 @@ impl Binding {
     pub(crate) const INHERITED: u32 = 2;
     /// It went on working when its work was done; the request is the one that has waited longest for such a thread.
     pub(crate) const INFERRED: u32 = 3;
+    /// It works off a job of a pool, which that request gave to the pool: no wake-up changes that.
+    pub(crate) const JOB: u32 = 4;
 }
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
@@ -231,6 +311,8 @@ pub(crate) struct Connection {
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
 
+const _: () =
+    assert!(size_of::<Connection>() == abi::CONNECTION_BYTES && size_of::<Request>() == abi::JOB_BYTES);
 /// The requests that sent on a connection to elsewhere and wait for its answers, in their order.
 #[repr(C)]
 pub(crate) struct Owners {

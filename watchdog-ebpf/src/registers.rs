@@ -147,6 +147,43 @@ impl SystemCall {
     }
 }
 
+/// Where the bytes of an operation lie in user memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    /// As the system call's arguments say.
+    Call(SystemCall),
+    /// In this one buffer.
+    Buffer(u64),
+}
+
+impl Source {
+    #[inline(always)]
+    pub(crate) fn via(self) -> Via {
+        match self {
+            Self::Call(call) => call.via(),
+            Self::Buffer(_) => Via::Buffer,
+        }
+    }
+
+    /// As [`SystemCall::first_bytes`].
+    #[inline(always)]
+    pub(crate) fn first_bytes(self, moved: u64) -> Option<UserBytes> {
+        match self {
+            Self::Call(call) => call.first_bytes(moved),
+            Self::Buffer(address) => Some(UserBytes { address, len: moved }),
+        }
+    }
+
+    /// As [`SystemCall::last_five`].
+    #[inline(always)]
+    pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
+        match self {
+            Self::Call(call) => call.last_five(moved),
+            Self::Buffer(address) => read_five(address + moved.checked_sub(5)?),
+        }
+    }
+}
+
 #[inline(always)]
 fn read_five(address: u64) -> Option<[u8; 5]> {
     let mut bytes = [0u8; 5];
@@ -154,7 +191,7 @@ fn read_five(address: u64) -> Option<[u8; 5]> {
 }
 
 #[inline(always)]
-fn read_u64(address: u64) -> Option<u64> {
+pub(crate) fn read_u64(address: u64) -> Option<u64> {
     let mut value = 0u64;
     read_user((&raw mut value).cast(), 8, address).then_some(value)
 }

@@ -16,12 +16,13 @@ use crate::counters::{lost, received};
 use crate::elsewhere::answered;
 use crate::endpoint::endpoint_of;
 use crate::goroutine::{is_go, look};
-use crate::handover::count_begun;
+use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
-    Connection, Request, Thread, connection_of, connection_of_or_new, process_of, slot_of, thread_of_or_new,
+    Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
+    thread_of_or_new,
 };
 use crate::offsets::{self, Task};
-use crate::registers::{SystemCall, Via, read_user};
+use crate::registers::{Source, SystemCall, Via, read_user};
 use crate::request::{Cause, begin, bind, charge, ongoing};
 use crate::response::on_send;
 
@@ -127,7 +128,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 pub(crate) struct Operation {
     pub(crate) thread: &'static mut Thread,
     pub(crate) connection: &'static mut Connection,
-    pub(crate) call: SystemCall,
+    pub(crate) call: Source,
     pub(crate) slot: u16,
     pub(crate) tgid: u32,
     pub(crate) now: u64,
@@ -162,7 +163,7 @@ impl Operation {
             look(thread, task, tgid, slot, false, since);
         }
         let now = charge(thread);
-        Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
+        Some(Self { thread, connection, call: Source::Call(SystemCall::of(task)), slot, tgid, now, moved })
     }
 }
 
@@ -172,7 +173,17 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     if received <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
+    if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
+        receive(&mut op);
+    }
+}
+
+/// Something was received.
+#[inline(always)]
+pub(crate) fn receive(op: &mut Operation) {
+    if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
+        op.connection.kind = kind::OPAQUE;
+    }
     let connection = &mut op.connection;
     let request = match connection.kind {
         kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
@@ -184,14 +195,23 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         _ => Request::NONE,
     };
     if request.is_some() {
+        let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
         if ongoing(request).is_some() {
-            let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
             bind(op.thread, request, cause, op.slot, op.now);
         }
     } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) {
-        receive_head(&mut op);
+        receive_head(op);
     }
-    count(&op);
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
+        op.thread.role |= Role::TOLD;
+    }
+    count(op);
+}
+
+/// Whether probes on the process's TLS library tell in clear what its sockets carry.
+#[inline(always)]
+fn is_read_in_clear(tgid: u32) -> bool {
+    TLS_SERVED.get_ptr(tgid).is_some()
 }
 
 /// Counts what was received by what can be made of it.
@@ -282,6 +302,10 @@ fn receive_head(op: &mut Operation) {
             receive_request(op, method, len, continued);
         }
         Opening::Partial => wait_for_head(op, continued),
+        Opening::Tls if is_read_in_clear(op.tgid) => {
+            op.connection.kind = kind::OPAQUE;
+            op.connection.phase = phase::IDLE;
+        }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
         Opening::Other => not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued),

@@ -11,9 +11,12 @@
 mod axum;
 mod check;
 mod contend;
+mod databases;
 mod golang;
 mod java;
 mod judge;
+mod nginx;
+mod node;
 mod process;
 mod python;
 mod ruby;
@@ -43,7 +46,9 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS, ruby::SERVERS, java::SERVERS, golang::SERVERS, axum::SERVERS].into_iter().flatten()
+    [python::SERVERS, node::SERVERS, ruby::SERVERS, java::SERVERS, golang::SERVERS, axum::SERVERS]
+        .into_iter()
+        .flatten()
 }
 
 /// The server of that name.

@@ -1,5 +1,6 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
         kernel,
         slots: std::collections::HashMap::new(),
         processes: Processes::default(),
+        flipped: Vec::new(),
         incidents: Incidents::default(),
         totals: Totals::default(),
         counters,
@@ -104,6 +106,9 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
     // SAFETY: the copy of the descriptor is owned by the `AsyncFd`, which closes it only after it has taken it out of
     // the poll set.
     let process_events = unsafe { AsyncFd::register(process_events)? };
+    let flips = agent.identifier.changes_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
+    // SAFETY: as above.
+    let flips = flips.map(|fd| unsafe { AsyncFd::register(fd) }).transpose()?;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
@@ -119,6 +124,12 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
             ready = process_events.readable() => {
                 if let Ok(mut guard) = ready {
                     guard.clear_ready();
+                }
+                sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
+            }
+            () = readable(flips.as_ref()) => {
+                if !agent.note_flips() {
+                    continue;
                 }
                 sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
             }
@@ -148,6 +159,18 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
     agent.save_baselines_now();
     // Dropping the agent drops the kernel programs; the socket's file goes with its task.
     Ok(())
+}
+
+/// Never without a descriptor: the ticks look then.
+async fn readable(descriptor: Option<&AsyncFd<OwnedFd>>) {
+    match descriptor {
+        Some(descriptor) => {
+            if let Ok(mut guard) = descriptor.readable().await {
+                guard.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn warn_all(config: &Config, counters: &mut Counters) {
