@@ -51,4 +51,7 @@ macro_rules! servers {
 
 servers! {
     gunicorn_sync: "gunicorn-sync",
+    nginx_php_fpm_unix: "nginx-php-fpm-unix",
+    nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
+    apache_mod_php: "apache-mod-php",
 }

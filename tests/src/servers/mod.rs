@@ -11,6 +11,7 @@
 mod check;
 mod contend;
 mod judge;
+pub mod php;
 mod process;
 mod python;
 mod running;
@@ -39,7 +40,7 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS].into_iter().flatten()
+    [python::SERVERS, php::SERVERS].into_iter().flatten()
 }
 
 /// The server of that name.

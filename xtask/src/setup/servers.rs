@@ -1,5 +1,6 @@
 //! The servers of the tests in tests/src/servers, a file for each family.
 
+mod php;
 mod python;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS];
+const FAMILIES: &[&[Step]] = &[python::STEPS, php::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()
