@@ -81,4 +81,7 @@ servers! {
     node_express_data: "node-express-data",
     node_https: "node-https",
     node_cluster: "node-cluster",
+    nginx_php_fpm_unix: "nginx-php-fpm-unix",
+    nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
+    apache_mod_php: "apache-mod-php",
 }

@@ -17,6 +17,7 @@ mod java;
 mod judge;
 mod nginx;
 mod node;
+pub mod php;
 mod process;
 mod python;
 mod ruby;
@@ -46,9 +47,17 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS, node::SERVERS, ruby::SERVERS, java::SERVERS, golang::SERVERS, axum::SERVERS]
-        .into_iter()
-        .flatten()
+    [
+        python::SERVERS,
+        php::SERVERS,
+        node::SERVERS,
+        ruby::SERVERS,
+        java::SERVERS,
+        golang::SERVERS,
+        axum::SERVERS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Servers whose requests the kernel programs do not tell apart: an estimate has to judge them.

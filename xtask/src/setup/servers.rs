@@ -2,6 +2,7 @@
 
 mod databases;
 mod node;
+mod php;
 mod polyglot;
 mod python;
 
@@ -11,7 +12,7 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS, databases::STEPS, node::STEPS, polyglot::STEPS];
+const FAMILIES: &[&[Step]] = &[python::STEPS, php::STEPS, databases::STEPS, node::STEPS, polyglot::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()
