@@ -9,3 +9,4 @@ pub mod load;
 pub mod measure;
 pub mod shop;
 pub mod skip;
+pub mod soak;
