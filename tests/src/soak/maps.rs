@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr;
@@ -166,15 +167,13 @@ impl Maps {
         let value = self.lookup(map::CONSERVATION, &u32::from(slot).to_ne_bytes())?.context("no figures")?;
         let mut sum = Conservation::default();
         for cpu in value.chunks_exact(size_of::<Conservation>()) {
-            let number = |index: usize| {
-                let bytes = cpu[8 * index..8 * index + 8].try_into().expect("eight bytes");
-                u64::from_ne_bytes(bytes)
-            };
-            sum.process_ns += number(0);
-            sum.attributed_ns += number(1);
-            sum.unattributed_ns += number(2);
-            sum.started += number(3);
-            sum.finished += number(4);
+            let number = |at: usize| u64::from_ne_bytes(cpu[at..at + 8].try_into().expect("eight bytes"));
+            sum.process_ns += number(offset_of!(Conservation, process_ns));
+            sum.attributed_ns += number(offset_of!(Conservation, attributed_ns));
+            sum.shared_ns += number(offset_of!(Conservation, shared_ns));
+            sum.unattributed_ns += number(offset_of!(Conservation, unattributed_ns));
+            sum.started += number(offset_of!(Conservation, started));
+            sum.finished += number(offset_of!(Conservation, finished));
         }
         Ok(sum)
     }

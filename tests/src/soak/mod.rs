@@ -69,6 +69,7 @@ pub struct ServiceFigures {
     pub requests: f64,
     pub process: f64,
     pub attributed: f64,
+    pub shared: f64,
     pub unattributed: f64,
 }
 
@@ -284,6 +285,7 @@ impl Fleet {
             figures: Conservation {
                 process_ns: now.process_ns - before.process_ns,
                 attributed_ns: now.attributed_ns - before.attributed_ns,
+                shared_ns: now.shared_ns - before.shared_ns,
                 unattributed_ns: now.unattributed_ns - before.unattributed_ns,
                 started: now.started - before.started,
                 finished: now.finished - before.finished,
@@ -329,6 +331,7 @@ fn services_of(agent: &Agent) -> anyhow::Result<Vec<ServiceFigures>> {
         requests: of("load_watchdog_requests_total", name),
         process: of("load_watchdog_service_cpu_seconds_total", name),
         attributed: of("load_watchdog_attributed_cpu_seconds_total", name),
+        shared: of("load_watchdog_shared_cpu_seconds_total", name),
         unattributed: of("load_watchdog_unattributed_cpu_seconds_total", name),
     };
     Ok(SERVICES.map(service).into())

@@ -83,7 +83,7 @@ pub fn judge(outcome: &Outcome) -> Vec<String> {
         format!("the agent's descriptors: {before} before, {after} after"),
     );
     for service in &outcome.services {
-        let given = service.attributed + service.unattributed;
+        let given = service.attributed + service.shared + service.unattributed;
         let gap = (given - service.process).abs() / service.process;
         promise(gap < GAP, format!("{}: {given:.3} s given of {:.3} s", service.name, service.process));
         // Of a server that is deployed anew, the agent may come a moment after the first request.
@@ -98,7 +98,7 @@ pub fn judge(outcome: &Outcome) -> Vec<String> {
     }
     let last = &outcome.last;
     let figures = &last.figures;
-    let given = figures.attributed_ns + figures.unattributed_ns;
+    let given = figures.attributed_ns + figures.shared_ns + figures.unattributed_ns;
     let apart = |a: u64, b: u64| a.abs_diff(b) as f64 / b.max(1) as f64;
     promise(apart(given, figures.process_ns) < GAP, format!("at the end, time is lost or doubled: {last:?}"));
     promise(
