@@ -90,9 +90,10 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Attributed time over the processes' time.
+    /// Attributed time, and what serves the runtime, over the processes' time.
     pub fn coverage(&self) -> f64 {
-        self.conservation.attributed_ns as f64 / self.conservation.process_ns.max(1) as f64
+        (self.conservation.attributed_ns + self.conservation.shared_ns) as f64
+            / self.conservation.process_ns.max(1) as f64
     }
 
     pub fn deviation(&self, endpoint: &str) -> anyhow::Result<&Deviation> {
@@ -191,6 +192,7 @@ fn measure_watched(kernel: &mut Kernel, case: &Case, burn: &Burn, slot: u16) -> 
         conservation: Conservation {
             process_ns: now.process_ns - base.process_ns,
             attributed_ns: now.attributed_ns - base.attributed_ns,
+            shared_ns: now.shared_ns - base.shared_ns,
             unattributed_ns: now.unattributed_ns - base.unattributed_ns,
             started: now.started - base.started,
             finished: now.finished - base.finished,

@@ -12,7 +12,7 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 use watchdog::kernel::OBJECT;
 use watchdog_common::abi::{self, global, map, program};
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, Series, SeriesKey, ServicePatterns,
 };
 
 /// The kernel cuts names after this many bytes.
@@ -51,6 +51,7 @@ fn maps() -> Vec<Map> {
         value,
         entries,
     };
+    let private = |name, entries| Map { name, kind: BPF_MAP_TYPE_ARRAY as u32, key: 4, value: None, entries };
     let ring =
         |name, bytes| Map { name, kind: BPF_MAP_TYPE_RINGBUF as u32, key: 0, value: Some(0), entries: bytes };
     let storage = |name, kind: u32| Map { name, kind, key: 4, value: None, entries: 0 };
@@ -62,7 +63,12 @@ fn maps() -> Vec<Map> {
         array(map::ONGOING, size_of::<OngoingRequest>(), abi::MAX_ONGOING),
         hash(map::SERIES, size_of::<SeriesKey>(), size_of::<Series>(), abi::MAX_SERIES),
         per_cpu(map::CONSERVATION, Some(size_of::<Conservation>()), abi::MAX_BUILD_SLOTS),
-        per_cpu(map::LOSSES, Some(size_of::<u64>()), LOSS_REASONS),
+        per_cpu(map::LOSSES, Some(size_of::<Losses>()), abi::MAX_BUILD_SLOTS),
+        per_cpu(map::BLIND, Some(size_of::<Blind>()), abi::MAX_BUILD_SLOTS),
+        private(map::LOCKS, abi::LOCK_PLACES),
+        private(map::HABITS, abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOINTS),
+        private(map::PARKED, abi::PARKED_PROCESSES),
+        private(map::GOROUTINES, abi::MAX_ONGOING),
         per_cpu(map::SLICE, None, 1),
         storage(map::TASKS, BPF_MAP_TYPE_TASK_STORAGE as u32),
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
@@ -125,6 +131,8 @@ fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
         (global::TASK_PID, 4),
         (global::TASK_TGID, 4),
         (global::TASK_SUM_EXEC, 4),
+        (global::TASK_COMM, 4),
+        (global::TASK_TLS, 4),
         (global::TASK_SIGNAL, 4),
         (global::SIGNAL_LIVE, 4),
         (global::SOCKET_SK, 4),

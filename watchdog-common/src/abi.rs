@@ -1,7 +1,7 @@
 //! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
 
 /// Changes whenever a shared type, a map or the meaning of a field changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Watched services at most.
 pub const MAX_SERVICES: u32 = 64;
@@ -36,8 +36,21 @@ pub const MAX_WILDCARD_MASKS: usize = 4;
 
 /// Endpoint index of requests that match no configured endpoint.
 pub const ENDPOINT_OTHER: u16 = 0;
+/// Bits of a [`map::TGID_SLOTS`] element: the build slot, and above it what the process's runtime is.
+pub const SLOT_MASK: u16 = 0x00ff;
+const _: () = assert!(MAX_BUILD_SLOTS == SLOT_MASK as u32 + 1);
+/// A Go program: requests belong to goroutines, not to threads.
+pub const RUNTIME_GO: u16 = 0x0100;
+
 /// Status classes: 0 is "no status seen", 1 to 5 are 1xx to 5xx.
 pub const STATUS_CLASSES: u16 = 6;
+
+/// Futexes that are remembered as locks.
+pub const LOCK_PLACES: u32 = 16_384;
+/// Processes whose requests wait for pool threads, told apart by the low bits of their thread-group ids.
+pub const PARKED_PROCESSES: u32 = 1_024;
+/// Requests of one process that can wait for its pool at the same time.
+pub const PARKED_REQUESTS: u32 = 128;
 
 /// Names of the maps, at most 15 bytes each (the kernel cuts longer ones).
 pub mod map {
@@ -55,8 +68,18 @@ pub mod map {
     pub const SERIES: &str = "SERIES";
     /// Per-CPU array: build slot to [`crate::types::Conservation`].
     pub const CONSERVATION: &str = "CONSERVATION";
-    /// Per-CPU array: [`crate::types::Loss`] to `u64`.
+    /// Per-CPU array: build slot to [`crate::types::Losses`].
     pub const LOSSES: &str = "LOSSES";
+    /// Per-CPU array: build slot to [`crate::types::Blind`].
+    pub const BLIND: &str = "BLIND";
+    /// Array: addresses of futexes that are locks, by hash.
+    pub const LOCKS: &str = "LOCKS";
+    /// Array: (build slot, endpoint) to how often its requests give work away.
+    pub const HABITS: &str = "HABITS";
+    /// Array: requests that wait for a pool thread, by process.
+    pub const PARKED: &str = "PARKED_REQ";
+    /// Array: goroutine to its request, by hash.
+    pub const GOROUTINES: &str = "ONGOING_GO";
     /// Per-CPU array of one: the slice that runs on this CPU.
     pub const SLICE: &str = "SLICE_SCRATCH";
     /// Task storage: what the thread works on.
@@ -79,6 +102,7 @@ pub mod program {
     pub const SCHED_PROCESS_EXEC: &str = "sched_process_exec";
     pub const SCHED_PROCESS_EXIT: &str = "sched_process_exit";
     pub const INET_SOCK_SET_STATE: &str = "inet_sock_set_state";
+    pub const SIGNAL_DELIVER: &str = "signal_deliver";
     /// Core tier, kernel 6.3 and later.
     pub const SOCK_RECV_LENGTH: &str = "sock_recv_length";
     pub const SOCK_SEND_LENGTH: &str = "sock_send_length";
@@ -91,13 +115,14 @@ pub mod program {
     pub const UNIX_STREAM_SENDMSG: &str = "unix_stream_sendmsg";
 
     /// Raw-BTF tracepoints that every tier needs.
-    pub const ALWAYS: [&str; 6] = [
+    pub const ALWAYS: [&str; 7] = [
         SCHED_SWITCH,
         SCHED_WAKING,
         SCHED_PROCESS_FORK,
         SCHED_PROCESS_EXEC,
         SCHED_PROCESS_EXIT,
         INET_SOCK_SET_STATE,
+        SIGNAL_DELIVER,
     ];
     pub const CORE: [&str; 2] = [SOCK_RECV_LENGTH, SOCK_SEND_LENGTH];
     pub const TIER_A: [&str; 6] =
@@ -110,6 +135,9 @@ pub mod global {
     pub const TASK_TGID: &str = "OFF_TASK_TGID";
     pub const TASK_SUM_EXEC: &str = "OFF_TASK_SUM_EXEC";
     pub const TASK_SIGNAL: &str = "OFF_TASK_SIGNAL";
+    pub const TASK_COMM: &str = "OFF_TASK_COMM";
+    /// User space's thread pointer (`fs` on x86_64).
+    pub const TASK_TLS: &str = "OFF_TASK_TLS";
     pub const SIGNAL_LIVE: &str = "OFF_SIGNAL_LIVE";
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
     pub const HASH_KEY: &str = "HASH_KEY";

@@ -2,6 +2,7 @@
 //!
 //! - [`sched`]: on-CPU time of every watched thread, from switch to switch; hand-over of work at wake-ups.
 //! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
+//! - [`handover`], [`goroutine`]: whose work a thread does that received no request itself.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
 #![no_std]
@@ -13,7 +14,10 @@
 )]
 
 mod counters;
+mod elsewhere;
 mod endpoint;
+mod goroutine;
+mod handover;
 mod maps;
 mod offsets;
 mod process;

@@ -48,11 +48,13 @@ pub(crate) mod call {
     pub(crate) const SENDMMSG: u64 = 307;
     pub(crate) const IO_URING_ENTER: u64 = 426;
     pub(crate) const FUTEX_WAKE: u64 = 454;
+    pub(crate) const FUTEX_WAIT: u64 = 455;
 }
 
 /// Offsets in `x86_64`'s `struct pt_regs`, part of the ptrace interface.
 const RSI: usize = 104;
 const RDX: usize = 96;
+const RDI: usize = 112;
 const ORIG_RAX: usize = 120;
 
 /// The system call of a task, by its saved registers.
@@ -71,6 +73,18 @@ impl SystemCall {
             let registers = bpf_task_pt_regs(task.0.cast_mut().cast()) as *const u8;
             Self { registers, number: read_volatile(registers.add(ORIG_RAX).cast()) }
         }
+    }
+
+    #[inline(always)]
+    fn first(self) -> u64 {
+        // SAFETY: as in `of`.
+        unsafe { read_volatile(self.registers.add(RDI).cast()) }
+    }
+
+    /// The address of the futex that the call waits on or wakes, if it does that.
+    #[inline(always)]
+    pub(crate) fn futex(self) -> Option<u64> {
+        matches!(self.number, call::FUTEX | call::FUTEX_WAKE | call::FUTEX_WAIT).then(|| self.first())
     }
 
     #[inline(always)]

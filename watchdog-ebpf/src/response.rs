@@ -6,6 +6,9 @@ use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
+use crate::elsewhere::asked;
+use crate::handover::settle;
+use crate::maps::{Binding, Role};
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -38,9 +41,24 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
         send_first(&mut op);
     }
     match op.connection.kind {
-        kind::OTHER if op.thread.request.is_some() => op.connection.owner = op.thread.request,
+        kind::OTHER | kind::FOREIGN => send_elsewhere(&mut op),
         kind::INBOUND if op.connection.phase != phase::IDLE => send_response(&mut op, failed),
         _ => {}
+    }
+}
+
+/// The thread's request waits for an answer on this connection. A single byte is how a pool's thread tells its loop
+/// that its work is done.
+#[inline(always)]
+fn send_elsewhere(op: &mut Operation) {
+    if !op.thread.request.is_some() {
+        return;
+    }
+    asked(op.connection, op.thread.request);
+    if op.moved == 1 && op.thread.binding != Binding::OWN {
+        settle(op.thread, op.tgid);
+        flush(op.thread, op.slot);
+        op.thread.role |= Role::DONE;
     }
 }
 

@@ -8,14 +8,17 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW};
+use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, SLOT_MASK};
 use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
-use watchdog_common::types::{Loss, RequestFlags};
+use watchdog_common::types::{Blind, Loss, RequestFlags};
 
-use crate::counters::lost;
+use crate::counters::{lost, received};
+use crate::elsewhere::answered;
 use crate::endpoint::endpoint_of;
+use crate::goroutine::{is_go, look};
+use crate::handover::count_begun;
 use crate::maps::{
-    Connection, Request, Thread, connection_of, connection_of_or_new, slot_of, thread_of_or_new,
+    Connection, Request, Thread, connection_of, connection_of_or_new, process_of, slot_of, thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::registers::{SystemCall, Via, read_user};
@@ -29,8 +32,12 @@ pub(crate) mod kind {
     pub(crate) const INBOUND: u32 = 1;
     /// To a database, a cache, a pipe between threads, or of an unknown protocol.
     pub(crate) const OTHER: u32 = 2;
-    /// Cannot be read: TLS, HTTP/2.
+    /// Cannot be read: what follows a 101.
     pub(crate) const OPAQUE: u32 = 3;
+    pub(crate) const TLS: u32 = 4;
+    pub(crate) const HTTP2: u32 = 5;
+    /// As `OTHER`, but the other side spoke first.
+    pub(crate) const FOREIGN: u32 = 6;
 }
 
 /// Where an inbound connection stands.
@@ -46,6 +53,7 @@ pub(crate) mod phase {
 }
 
 const MSG_PEEK: u32 = 2;
+const TCP_SYN_SENT: i32 = 2;
 const TCP_CLOSE: i32 = 7;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
@@ -96,7 +104,14 @@ tier_a! {
 /// marked, so that a thread that turns to another one ends it.
 #[btf_tracepoint]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<i32>(2) != TCP_CLOSE {
+    let state = ctx.arg::<i32>(2);
+    if state == TCP_SYN_SENT && slot_of(Task::current().tgid()) != 0 {
+        // The process connects to elsewhere.
+        if let Some(connection) = connection_of_or_new(ctx.arg(0)) {
+            connection.kind = kind::OTHER;
+        }
+    }
+    if state != TCP_CLOSE {
         return 0;
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
@@ -125,10 +140,11 @@ impl Operation {
     pub(crate) fn of(sk: *const c_void, moved: u64) -> Option<Self> {
         let task = Task::current();
         let tgid = task.tgid();
-        let slot = slot_of(tgid);
-        if slot == 0 {
+        let process = process_of(tgid);
+        if process == 0 {
             return None;
         }
+        let slot = process & SLOT_MASK;
         let Some(thread) = thread_of_or_new(task) else {
             lost(Loss::TaskStorage);
             return None;
@@ -140,6 +156,10 @@ impl Operation {
         if connection.request.connection == 0 {
             // SAFETY: the helper takes any trusted socket pointer in tracing programs.
             connection.request.connection = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
+        }
+        if is_go(process) {
+            let since = thread.segment_mono_ns;
+            look(thread, task, tgid, slot, false, since);
         }
         let now = charge(thread);
         Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
@@ -153,21 +173,47 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         return;
     }
     let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
-    let connection = &op.connection;
+    let connection = &mut op.connection;
     let request = match connection.kind {
-        kind::OPAQUE => return,
+        kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
-        kind::OTHER => connection.owner,
+        kind::OTHER | kind::FOREIGN => answered(connection),
         // More of the request's body.
         kind::INBOUND if connection.phase == phase::REQUEST => connection.request,
         _ => Request::NONE,
     };
-    if !request.is_some() {
+    if request.is_some() {
+        if ongoing(request).is_some() {
+            let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
+            bind(op.thread, request, cause, op.slot, op.now);
+        }
+    } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) {
         receive_head(&mut op);
-    } else if ongoing(request).is_some() {
-        bind(op.thread, request, Cause::Receive, op.slot, op.now);
     }
+    count(&op);
+}
+
+/// Counts what was received by what can be made of it.
+#[inline(always)]
+fn count(op: &Operation) {
+    let kind = op.connection.kind;
+    let io_uring = op.call.via() == Via::IoUring;
+    // What comes from elsewhere hides no request.
+    if kind == kind::OTHER || kind == kind::OPAQUE {
+        return;
+    }
+    // SAFETY: fields of a live map value.
+    let field = |blind: *mut Blind| unsafe {
+        match kind {
+            _ if io_uring => &raw mut (*blind).io_uring_bytes,
+            kind::INBOUND => &raw mut (*blind).readable_bytes,
+            kind::TLS => &raw mut (*blind).tls_bytes,
+            kind::HTTP2 => &raw mut (*blind).http2_bytes,
+            _ => &raw mut (*blind).unknown_bytes,
+        }
+    };
+    received(op.slot, field, op.moved);
 }
 
 /// A value that was just stored, read back: it is unknown to the verifier, which would otherwise walk all that
@@ -236,9 +282,9 @@ fn receive_head(op: &mut Operation) {
             receive_request(op, method, len, continued);
         }
         Opening::Partial => wait_for_head(op, continued),
-        Opening::Tls => not_a_request(op, kind::OPAQUE, Loss::Tls, continued),
-        Opening::Http2 => not_a_request(op, kind::OPAQUE, Loss::Http2, continued),
-        Opening::Other => not_a_request(op, kind::OTHER, Loss::UnknownProtocol, continued),
+        Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
+        Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
+        Opening::Other => not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued),
     }
 }
 
@@ -249,6 +295,8 @@ fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
     if op.connection.kind == kind::UNKNOWN || continued {
         op.connection.kind = what;
         op.connection.phase = phase::IDLE;
+        op.connection.sent = 0;
+        op.connection.expected = 0;
         lost(reason);
     }
 }
@@ -256,7 +304,7 @@ fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
 /// The request begins with its first byte, even if its head ends later.
 #[inline(always)]
 fn wait_for_head(op: &mut Operation, continued: bool) {
-    if op.connection.kind == kind::OTHER {
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) {
         return;
     }
     op.connection.kind = kind::INBOUND;
@@ -290,6 +338,7 @@ fn receive_request(op: &mut Operation, method: u64, len: usize, continued: bool)
     } else if !begin(op.connection, op.thread, op.slot, op.tgid, op.now, 0) {
         return;
     }
+    count_begun(op.slot, endpoint);
     bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 

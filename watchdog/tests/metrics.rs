@@ -26,6 +26,7 @@ fn totals() -> Totals {
     let time = Conservation {
         process_ns: 100_000_000,
         attributed_ns: 90_000_000,
+        shared_ns: 0,
         unattributed_ns: 10_000_000,
         started: 4,
         finished: 3,

@@ -87,6 +87,7 @@ impl Agent {
             let sum = &mut grown[slot.service];
             sum.process_ns += more.process_ns;
             sum.attributed_ns += more.attributed_ns;
+            sum.shared_ns += more.shared_ns;
             sum.started += more.started;
             self.totals.observe_conservation(*number, after);
         }

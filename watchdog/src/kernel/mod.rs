@@ -3,6 +3,7 @@
 //! - `load`: tiers are tried by attaching; [`KernelReport`] says which one serves.
 //! - `offsets`: kernel fields, from the kernel's own type information.
 //! - `slots`: which (service, build) pairs and which processes are watched.
+//! - `runtime`: what a process's runtime is, where that changes how its work is followed.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
 mod drain;
@@ -10,6 +11,7 @@ mod load;
 mod offsets;
 mod ongoing;
 mod rebuild;
+mod runtime;
 mod selftest;
 mod slots;
 mod tgid_slots;
@@ -23,7 +25,7 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, Loss, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns,
 };
 
 use self::ongoing::OngoingTable;
@@ -100,7 +102,7 @@ macro_rules! plain {
         unsafe impl Pod for Shared<$type> {}
     )*};
 }
-plain!(BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns);
+plain!(Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns);
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
@@ -115,8 +117,9 @@ pub struct Kernel {
     processes: RingBuf<MapData>,
     series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
     conservation: PerCpuArray<MapData, Shared<Conservation>>,
-    losses: PerCpuArray<MapData, u64>,
-    losses_before: [u64; Loss::ALL.len()],
+    blind: PerCpuArray<MapData, Shared<Blind>>,
+    losses: PerCpuArray<MapData, Shared<Losses>>,
+    losses_before: BTreeMap<u16, tick::LossCounts>,
     accounted: BTreeMap<SeriesKey, Accounted>,
     ongoing: OngoingTable,
     swept_mono_ns: u64,
@@ -162,8 +165,9 @@ impl Kernel {
             processes: typed(&mut ebpf, map::PROCESSES)?,
             series: typed(&mut ebpf, map::SERIES)?,
             conservation: typed(&mut ebpf, map::CONSERVATION)?,
+            blind: typed(&mut ebpf, map::BLIND)?,
             losses: typed(&mut ebpf, map::LOSSES)?,
-            losses_before: [0; Loss::ALL.len()],
+            losses_before: BTreeMap::new(),
             accounted: BTreeMap::new(),
             ongoing,
             swept_mono_ns: 0,
