@@ -90,6 +90,7 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
         started_mono_ns: now_mono_ns,
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
+        opinions: super::second::Opinions::default(),
     };
     agent.register_services()?;
     // What an earlier agent left open comes first: its builds are no news.
