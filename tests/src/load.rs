@@ -2,6 +2,7 @@
 
 mod http;
 mod report;
+mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,23 +29,30 @@ pub const MAX_REQUESTS: u64 = 10_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Tcp(SocketAddr),
+    /// As `Tcp`, with TLS; the server's certificate is not checked.
+    Tls(SocketAddr),
     Unix(PathBuf),
 }
 
 impl FromStr for Target {
     type Err = anyhow::Error;
 
-    /// `IP:PORT` on loopback, or `unix:PATH`.
+    /// `IP:PORT` or `tls:IP:PORT` on loopback, or `unix:PATH`.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        let address: SocketAddr =
-            text.parse().with_context(|| format!("target {text:?}: want IP:PORT or unix:PATH"))?;
+        let (address, tls) = match text.strip_prefix("tls:") {
+            Some(address) => (address, true),
+            None => (text, false),
+        };
+        let address: SocketAddr = address
+            .parse()
+            .with_context(|| format!("target {text:?}: want IP:PORT, tls:IP:PORT or unix:PATH"))?;
         if !address.ip().is_loopback() {
             bail!("target {address} is not on loopback: the driver loads this host only");
         }
-        Ok(Self::Tcp(address))
+        Ok(if tls { Self::Tls(address) } else { Self::Tcp(address) })
     }
 }
 
@@ -171,7 +179,7 @@ impl LoadOptions {
         );
         ensure!(self.steps.iter().any(|step| step.weight > 0), "name at least one step with a weight over 0");
         ensure!(self.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0), "the rate must be over 0");
-        if let Target::Tcp(address) = &self.target {
+        if let Target::Tcp(address) | Target::Tls(address) = &self.target {
             ensure!(address.ip().is_loopback(), "target {address} is not on loopback");
         }
         Ok(())
@@ -340,6 +348,8 @@ mod tests {
     fn only_loopback_is_accepted() {
         assert!("127.0.0.1:80".parse::<Target>().is_ok());
         assert!("[::1]:80".parse::<Target>().is_ok());
+        assert!(matches!("tls:127.0.0.1:443".parse::<Target>(), Ok(Target::Tls(_))));
+        assert!("tls:192.0.2.1:443".parse::<Target>().is_err());
         assert!("unix:/run/app.sock".parse::<Target>().is_ok());
         let error = "192.0.2.1:80".parse::<Target>().unwrap_err().to_string();
         assert!(error.contains("not on loopback"), "{error}");

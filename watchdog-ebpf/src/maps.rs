@@ -133,9 +133,15 @@ pub(crate) struct Thread {
     pub(crate) seen: u32,
     /// In a Go program: tag of the goroutine that ran at the last look.
     pub(crate) goroutine: u64,
+    /// The futex from which it was woken when it was given work, 0 for none: where it waits for work.
+    pub(crate) given_on: u64,
+    /// The request it received last.
+    pub(crate) last_read: Request,
+    /// When it last went to sleep, `CLOCK_MONOTONIC`.
+    pub(crate) slept_mono_ns: u64,
     /// [`Role`] bits.
     pub(crate) role: u32,
-    /// Requests it has received since it last slept.
+    /// Requests it has received since it last slept and neither answered nor given away.
     pub(crate) reads: u32,
 }
 
@@ -146,6 +152,12 @@ impl Role {
     pub(crate) const RECEIVES: u32 = 1;
     /// It told another thread that the work it was given is done.
     pub(crate) const DONE: u32 = 1 << 1;
+    /// Another thread gave it work once.
+    pub(crate) const POOLED: u32 = 1 << 2;
+    /// It has not begun what it was given.
+    pub(crate) const FRESH: u32 = 1 << 3;
+    /// Since it last slept, it was told that work it gave away is done.
+    pub(crate) const TOLD: u32 = 1 << 4;
 }
 
 /// See [`HABITS`].
@@ -153,6 +165,9 @@ impl Role {
 pub(crate) struct Habit {
     pub(crate) begun: u32,
     pub(crate) handed: u32,
+    /// 1 once it was seen that they do: a saturated pool shows it no more.
+    pub(crate) gives_away: u32,
+    pub(crate) _pad: u32,
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

@@ -7,8 +7,8 @@ use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
 use crate::elsewhere::asked;
-use crate::handover::settle;
-use crate::maps::{Binding, Role};
+use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
+use crate::maps::Binding;
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -47,18 +47,20 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
     }
 }
 
-/// The thread's request waits for an answer on this connection. A single byte is how a pool's thread tells its loop
-/// that its work is done.
+/// The thread's request waits for an answer on this connection. A few bytes are how a pool's thread tells its loop that
+/// its work is done.
 #[inline(always)]
 fn send_elsewhere(op: &mut Operation) {
-    if !op.thread.request.is_some() {
-        return;
-    }
-    asked(op.connection, op.thread.request);
-    if op.moved == 1 && op.thread.binding != Binding::OWN {
+    let tells = op.moved <= LONGEST_SIGN && op.thread.binding != Binding::OWN;
+    if tells {
         settle(op.thread, op.tgid);
+    }
+    if op.thread.request.is_some() {
+        asked(op.connection, op.thread.request);
+    }
+    if tells {
         flush(op.thread, op.slot);
-        op.thread.role |= Role::DONE;
+        tells_done(op.thread);
     }
 }
 
@@ -105,6 +107,11 @@ fn send_response(op: &mut Operation, failed: bool) {
         return;
     }
     let request = op.connection.request;
+    if let Some(place) = ongoing(request)
+        && place.flags & RequestFlags::ANSWERED == 0
+    {
+        answers(op.thread, place);
+    }
     bind(op.thread, request, Cause::Send, op.slot, op.now);
     if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
         flush(op.thread, op.slot);

@@ -16,9 +16,10 @@ use crate::counters::{lost, received};
 use crate::elsewhere::answered;
 use crate::endpoint::endpoint_of;
 use crate::goroutine::{is_go, look};
-use crate::handover::count_begun;
+use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
-    Connection, Request, Thread, connection_of, connection_of_or_new, process_of, slot_of, thread_of_or_new,
+    Connection, Request, Role, Thread, connection_of, connection_of_or_new, process_of, slot_of,
+    thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::registers::{SystemCall, Via, read_user};
@@ -184,12 +185,15 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         _ => Request::NONE,
     };
     if request.is_some() {
+        let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
         if ongoing(request).is_some() {
-            let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
             bind(op.thread, request, cause, op.slot, op.now);
         }
     } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) {
         receive_head(&mut op);
+    }
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
+        op.thread.role |= Role::TOLD;
     }
     count(&op);
 }

@@ -1,86 +1,22 @@
 //! One client: a connection, the request it sends and the response it must get.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::stream::Stream;
 use super::{LoadOptions, Step, Target};
 
 /// How a request ended.
 pub(super) struct Answered {
     pub(super) result: anyhow::Result<()>,
     pub(super) build: Option<String>,
+    /// From the `X-Cpu-Ns` header.
+    pub(super) own_cpu_ns: Option<u64>,
     pub(super) connects: u32,
     pub(super) closed_idle: u32,
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn connect(target: &Target, timeout: Duration) -> io::Result<Self> {
-        match target {
-            Target::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, timeout)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))?;
-                Ok(Self::Tcp(stream))
-            }
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))?;
-                Ok(Self::Unix(stream))
-            }
-        }
-    }
-
-    /// The server has closed it, or sent what nobody asked for.
-    fn is_stale(&self) -> bool {
-        let fd: BorrowedFd<'_> = match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        };
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
-    }
-
-    fn shutdown(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A thread's connection.
@@ -92,6 +28,7 @@ pub(super) struct Client<'a> {
 struct Response {
     status: u16,
     build: Option<String>,
+    own_cpu_ns: Option<u64>,
     reusable: bool,
     body: Vec<u8>,
 }
@@ -103,7 +40,8 @@ impl<'a> Client<'a> {
 
     /// Sends one request and reads its answer; a connection that failed is not used again.
     pub(super) fn exchange(&mut self, step: &Step) -> Answered {
-        let mut answered = Answered { result: Ok(()), build: None, connects: 0, closed_idle: 0 };
+        let mut answered =
+            Answered { result: Ok(()), build: None, own_cpu_ns: None, connects: 0, closed_idle: 0 };
         if self.stream.as_ref().is_some_and(Stream::is_stale) {
             answered.closed_idle = 1;
             self.stream = None;
@@ -129,6 +67,7 @@ impl<'a> Client<'a> {
                         Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
                 }
                 answered.build = response.build;
+                answered.own_cpu_ns = response.own_cpu_ns;
                 if response.reusable && self.options.keep_alive {
                     self.stream = Some(stream);
                 } else {
@@ -265,8 +204,17 @@ fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>
         Some(value) if value.eq_ignore_ascii_case("keep-alive") => true,
         _ => modern,
     };
-    let status = parsed.code.unwrap_or(0);
-    Ok(Some((length, framing, Response { status, build: header("x-build"), reusable, body: Vec::new() })))
+    let own_cpu_ns = header("x-cpu-ns")
+        .map(|value| value.parse().with_context(|| format!("X-Cpu-Ns {value:?}: want nanoseconds")))
+        .transpose()?;
+    let response = Response {
+        status: parsed.code.unwrap_or(0),
+        build: header("x-build"),
+        own_cpu_ns,
+        reusable,
+        body: Vec::new(),
+    };
+    Ok(Some((length, framing, response)))
 }
 
 fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {

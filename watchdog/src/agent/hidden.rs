@@ -60,7 +60,7 @@ pub(super) struct Hidden {
     before: HashMap<u16, Blind>,
     readable_bytes: f64,
     /// By [`Kind`] as index.
-    hidden_bytes: [f64; 4],
+    by_kind_bytes: [f64; 4],
     at_mono_ns: u64,
 }
 
@@ -71,7 +71,7 @@ impl Hidden {
         self.at_mono_ns = now_mono_ns;
         let kept = libm::exp2(-passed_ns / HALF_LIFE_NS);
         self.readable_bytes *= kept;
-        self.hidden_bytes.iter_mut().for_each(|bytes| *bytes *= kept);
+        self.by_kind_bytes.iter_mut().for_each(|bytes| *bytes *= kept);
         for (slot, now) in slots {
             let before = self.before.get(slot).copied().unwrap_or_default();
             let grown = |of: fn(&Blind) -> u64| of(now).saturating_sub(of(&before)) as f64;
@@ -82,7 +82,7 @@ impl Hidden {
                 |blind| blind.unknown_bytes,
                 |blind| blind.io_uring_bytes,
             ];
-            for (bytes, of) in self.hidden_bytes.iter_mut().zip(by_kind) {
+            for (bytes, of) in self.by_kind_bytes.iter_mut().zip(by_kind) {
                 *bytes += grown(of);
             }
         }
@@ -91,19 +91,19 @@ impl Hidden {
     }
 
     fn total_bytes(&self) -> Option<f64> {
-        let total = self.readable_bytes + self.hidden_bytes.iter().sum::<f64>();
+        let total = self.readable_bytes + self.by_kind_bytes.iter().sum::<f64>();
         (total >= LEAST_BYTES).then_some(total)
     }
 
     /// Hidden share of what was received, 0 to 1; `None` while next to nothing was.
     pub(super) fn share(&self) -> Option<f64> {
-        self.total_bytes().map(|total| self.hidden_bytes.iter().sum::<f64>() / total)
+        self.total_bytes().map(|total| self.by_kind_bytes.iter().sum::<f64>() / total)
     }
 
     /// By what hides it, without the kinds that hide nothing.
     pub(super) fn shares(&self) -> BTreeMap<&'static str, f64> {
         let Some(total) = self.total_bytes() else { return BTreeMap::new() };
-        let shares = Kind::ALL.into_iter().zip(self.hidden_bytes);
+        let shares = Kind::ALL.into_iter().zip(self.by_kind_bytes);
         shares.filter(|(_, bytes)| *bytes > 0.0).map(|(kind, bytes)| (kind.label(), bytes / total)).collect()
     }
 
@@ -111,7 +111,7 @@ impl Hidden {
     pub(super) fn sentences(&self, service: &str) -> Vec<String> {
         let Some(total) = self.total_bytes() else { return Vec::new() };
         let mut shares: Vec<(Kind, f64)> =
-            Kind::ALL.into_iter().zip(self.hidden_bytes.map(|bytes| bytes / total)).collect();
+            Kind::ALL.into_iter().zip(self.by_kind_bytes.map(|bytes| bytes / total)).collect();
         shares.retain(|(_, share)| *share >= 0.01);
         shares.sort_by(|a, b| b.1.total_cmp(&a.1));
         let sentence = |(kind, share): (Kind, f64)| {

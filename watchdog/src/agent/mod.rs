@@ -6,6 +6,7 @@
 //! the loop goes on.
 
 mod coverage;
+mod flips;
 mod hidden;
 mod judging;
 mod processes;
@@ -57,6 +58,8 @@ struct Agent {
     /// Open build slots.
     slots: HashMap<u16, Slot>,
     processes: Processes,
+    /// Processes whose build changed in place and was not asked for again yet.
+    flipped: Vec<u32>,
     incidents: Incidents,
     totals: Totals,
     counters: Counters,

@@ -24,6 +24,8 @@ const ASK_AGAIN_AFTER_NS: u64 = 1_000_000_000;
 const MAX_WAITING: usize = 4096;
 /// Late samples of a build's last process are still in the ring.
 const CLOSE_SLOT_AFTER_NS: u64 = 2_000_000_000;
+/// Processes that changed their build in place may still be at a request of the one before.
+const CLOSE_SLOT_ANYWAY_NS: u64 = 60_000_000_000;
 /// A build that is gone keeps its judge and its figures for so long: a restart is not a new build.
 const FORGET_BUILD_AFTER_NS: u64 = 600_000_000_000;
 
@@ -82,6 +84,7 @@ impl Agent {
         for event in events {
             self.on_process_event(event, now_mono_ns);
         }
+        self.follow_flips(now_mono_ns);
         let mut due = HashSet::new();
         self.processes.waiting.retain(|(at, tgid)| {
             let is_due = *at <= now_mono_ns;
@@ -113,7 +116,8 @@ impl Agent {
                 // The kernel watches it under its parent's slot already.
                 let parent = self.processes.watched.get(&event.parent_tgid).cloned();
                 if let Some(place) = parent {
-                    self.enter(event.tgid, &place, now_mono_ns);
+                    self.enter(event.tgid, &place);
+                    self.began(&place, now_mono_ns);
                 }
                 self.processes.ask_at(now_mono_ns, event.tgid);
                 self.processes.ask_at(now_mono_ns + ASK_AGAIN_AFTER_NS, event.tgid);
@@ -135,7 +139,7 @@ impl Agent {
         }
     }
 
-    fn ask(&mut self, tgid: u32, now_mono_ns: u64) {
+    pub(super) fn ask(&mut self, tgid: u32, now_mono_ns: u64) {
         match self.identifier.identify(tgid) {
             Ok(Some(identified)) => self.place(&identified, now_mono_ns),
             Ok(None) => self.unwatch(tgid, now_mono_ns),
@@ -184,11 +188,17 @@ impl Agent {
         if self.processes.watched.get(&identified.pid) == Some(&place) {
             return;
         }
+        let before = self.processes.watched.get(&identified.pid);
+        let flipped =
+            identified.is_in_place() && before.is_some_and(|before| before.service == place.service);
         let entered = self.open(&place, identified, now_mono_ns);
         if let Some(slot) = self.report("opening a build", entered) {
             self.kernel.watch(identified.pid, slot);
             self.leave(identified.pid, now_mono_ns);
-            self.enter(identified.pid, &place, now_mono_ns);
+            self.enter(identified.pid, &place);
+            if !flipped {
+                self.began(&place, now_mono_ns);
+            }
         }
     }
 
@@ -253,7 +263,7 @@ impl Agent {
             state: record.state,
             slot: None,
             processes: HashSet::new(),
-            youngest_mono_ns: now_mono_ns,
+            youngest_mono_ns: None,
             first_seen_mono_ns: now_mono_ns,
             state_since: record.state_since,
             gone_since_mono_ns: None,
@@ -322,14 +332,20 @@ impl Agent {
         Ok(Some(Judged::new(&service.config, build, now_mono_ns, baseline, lost)))
     }
 
-    fn enter(&mut self, tgid: u32, place: &Place, now_mono_ns: u64) {
+    fn enter(&mut self, tgid: u32, place: &Place) {
         let service = &mut self.services[place.service];
         if let Some(build) = service.builds.get_mut(&place.build) {
             build.processes.insert(tgid);
-            build.youngest_mono_ns = now_mono_ns;
             build.gone_since_mono_ns = None;
         }
         self.processes.watched.insert(tgid, place.clone());
+    }
+
+    /// A process is new to a build: what it uses until it serves belongs to no request.
+    fn began(&mut self, place: &Place, now_mono_ns: u64) {
+        if let Some(build) = self.services[place.service].builds.get_mut(&place.build) {
+            build.youngest_mono_ns = Some(now_mono_ns);
+        }
     }
 
     /// The process ended or moves to another build.
@@ -354,13 +370,24 @@ impl Agent {
     /// Gives slots of builds back whose last process ended, and forgets builds that are gone for long.
     fn retire_builds(&mut self, now_mono_ns: u64) {
         let mut closing = Vec::new();
+        let mut ongoing = None;
+        let kernel = &self.kernel;
+        // The table of requests is read once, and only when a slot could be closed.
+        let mut under_way = |slot: u16| {
+            let slots = ongoing.get_or_insert_with(|| {
+                kernel.ongoing().iter().map(|request| request.build_slot).collect::<HashSet<u16>>()
+            });
+            slots.contains(&slot)
+        };
         for (index, service) in self.services.iter_mut().enumerate() {
             for (id, build) in &mut service.builds {
                 let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
                 if build.processes.is_empty()
                     && gone_ns >= CLOSE_SLOT_AFTER_NS
-                    && let Some(slot) = build.slot.take()
+                    && let Some(slot) = build.slot
+                    && (gone_ns >= CLOSE_SLOT_ANYWAY_NS || !under_way(slot))
                 {
+                    build.slot = None;
                     closing.push((index, id.clone(), slot));
                 }
             }

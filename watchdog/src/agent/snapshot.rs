@@ -11,6 +11,7 @@ use crate::control::{
     AgentStatus, BuildStatus, Command, EndpointStatus, EstimateStatus, Outcome, Refusal, RefusalCode,
     ServiceStatus, StatusSnapshot, ledger,
 };
+use crate::identity::Following;
 use crate::incident::Moment;
 use crate::kernel::Tier;
 use crate::metrics::{self, BuildEvidence, Snapshot};
@@ -73,6 +74,9 @@ impl Agent {
     fn service_status(&self, index: usize) -> ServiceStatus {
         let service = &self.services[index];
         let coverage = service.coverage.ratio();
+        let following = self.identifier.following(index);
+        let mut problems = problems(service, coverage, self.config.agent.min_coverage);
+        problems.extend(following.iter().filter_map(Following::problem));
         ServiceStatus {
             service: service.config.name.clone(),
             mode: service.config.mode,
@@ -85,7 +89,8 @@ impl Agent {
                 .iter()
                 .map(|(kind, share)| ((*kind).to_owned(), *share))
                 .collect(),
-            problems: problems(service, coverage, self.config.agent.min_coverage),
+            following: following.iter().map(ToString::to_string).collect(),
+            problems,
             open_incident: self.open_incident(index).map(ToString::to_string),
             builds: service.builds.iter().map(|(id, build)| self.build_status(service, id, build)).collect(),
         }

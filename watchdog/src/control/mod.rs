@@ -113,6 +113,9 @@ pub struct ServiceStatus {
     pub service: ServiceName,
     pub mode: Mode,
     pub processes: u64,
+    /// By what the builds of its processes change: with the process, or in place with a symlink or file.
+    #[serde(default)]
+    pub following: Vec<String>,
     /// Attributed over total CPU in the recent window, 0 to 1; absent while the service used next to none.
     pub coverage: Option<f64>,
     pub min_coverage: f64,

@@ -56,6 +56,9 @@ fn service(text: &mut String, service: &ServiceStatus, width: usize) {
         service.processes,
         if service.processes == 1 { "" } else { "es" },
     );
+    for following in &service.following {
+        wrap(text, following, "  ", "    ", width);
+    }
     for problem in &service.problems {
         loud(text, problem, "  ", width);
     }
@@ -386,6 +389,9 @@ mod tests {
                 service: "web".into(),
                 mode: Mode::Enforce,
                 processes: 3,
+                following: vec!["3 processes: the build changes in place, with /srv/web/current (php-fpm loads its \
+                                 code at each request)"
+                    .to_owned()],
                 coverage: Some(0.41),
                 min_coverage: 0.8,
                 hidden: [("tls".to_owned(), 0.62)].into(),

@@ -76,6 +76,7 @@ mod tests {
             coverage: Some(0.4),
             min_coverage: 0.8,
             hidden: [("tls".to_owned(), 0.62)].into(),
+            following: Vec::new(),
             problems: vec!["62 % of what web receives is TLS: let the agent read it.".to_owned()],
             open_incident: None,
             builds: Vec::new(),

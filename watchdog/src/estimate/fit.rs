@@ -105,7 +105,9 @@ fn observe(rows: &[&Row], least_seconds: f64) -> Vec<Observed> {
         all.pop();
     }
     // A beginning is told late, so "everything else" may be a little less than nothing.
-    all.iter_mut().for_each(|one| one.counts[0] = one.counts[0].max(0.0));
+    for one in &mut all {
+        one.counts[0] = one.counts[0].max(0.0);
+    }
     all
 }
 

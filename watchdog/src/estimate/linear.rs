@@ -177,7 +177,9 @@ mod tests {
 
     fn normal(rows: &[([f64; 3], f64)]) -> Normal {
         let mut normal = Normal::new(3);
-        rows.iter().for_each(|(row, y)| normal.add(row, *y, 1.0));
+        for (row, y) in rows {
+            normal.add(row, *y, 1.0);
+        }
         normal
     }
 

@@ -1,6 +1,12 @@
 //! The promises of the estimate on seeded traffic: intervals that cover, figures without bias, and silence where nothing
 //! can be told. Hosts of two cores that serve in the order of arrival.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times and counts of a few minutes, none below 0"
+)]
+
 use super::{Answer, Estimate, Growth, Requests, Windows};
 use crate::sequential::workload::Rng;
 

@@ -38,6 +38,7 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> f64 {
 }
 
 /// Lentz's method.
+#[expect(clippy::many_single_char_names, reason = "as in the reference")]
 fn fraction(a: f64, b: f64, x: f64) -> f64 {
     const TINY: f64 = 1e-300;
     const TERMS: u32 = 300;

@@ -154,7 +154,10 @@ impl Judge {
             |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
         let believed = (0..self.engine.components().len()).filter(|&index| {
             let number = usize::from(self.engine.components()[index].scope.endpoint);
-            number.checked_sub(1).and_then(|place| records.get(place)).is_some_and(is_direct)
+            number
+                .checked_sub(1)
+                .and_then(|place| records.get(place))
+                .is_some_and(|record| is_direct(record.as_ref()))
         });
         let sum: f64 = believed.clone().map(value).sum();
         let component = believed.max_by(|&a, &b| value(a).total_cmp(&value(b)))?;
@@ -166,7 +169,7 @@ impl Judge {
         self.endpoints
             .iter()
             .zip(records)
-            .any(|(watched, record)| watched.plan.name == *name && is_direct(record))
+            .any(|(watched, record)| watched.plan.name == *name && is_direct(record.as_ref()))
     }
 
     /// The evidence as it stands, with the interval, which costs milliseconds: for reports. `None` without a budget or
@@ -327,8 +330,8 @@ impl Judge {
 }
 
 /// Without an opinion there is only the direct figure.
-pub(super) fn is_direct(record: &Option<Record>) -> bool {
-    record.as_ref().is_none_or(|record| record.measure == Measure::Direct)
+fn is_direct(record: Option<&Record>) -> bool {
+    record.is_none_or(|record| record.measure == Measure::Direct)
 }
 
 fn unresolved(records: &[Option<Record>]) -> Option<NotMeasurable> {

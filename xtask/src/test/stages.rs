@@ -20,8 +20,8 @@ const LOG: &str = "test.log";
 const VM_TIMEOUT: Duration = Duration::from_mins(5);
 /// Everything from nothing takes some minutes on two cores.
 const COMPILE_TIMEOUT: Duration = Duration::from_mins(15);
-/// A test program; the longest wait for a verdict, for minutes.
-const TEST_TIMEOUT: Duration = Duration::from_mins(10);
+/// A test program; the longest goes through all servers, a quarter of a minute for each.
+const TEST_TIMEOUT: Duration = Duration::from_mins(20);
 /// A tool that reads a few files.
 const TOOL_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -90,7 +90,7 @@ pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "examples in docs", needs: &[Component::Build], run: documentation, ..STAGE },
     Stage {
         name: "kernel tests",
-        needs: &[Component::Build, Component::Tests, Component::Python],
+        needs: &[Component::Build, Component::Tests, Component::Python, Component::Servers],
         slow: true,
         takes_filter: true,
         run: kernel_tests,
