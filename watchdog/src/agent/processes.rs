@@ -280,6 +280,7 @@ impl Agent {
             saved_requests: aggregate.requests(),
             aggregate,
             judged,
+            second: super::second::Second::default(),
         };
         service.builds.insert(place.build.clone(), build);
         let name = service.config.name.clone();

@@ -93,11 +93,9 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
         started_mono_ns: now_mono_ns,
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
+        opinions: super::second::Opinions::default(),
     };
-    agent.register_services()?;
-    // What an earlier agent left open comes first: its builds are no news.
-    agent.reconcile()?;
-    agent.tick(clock::mono_ns());
+    agent.take_over()?;
     heartbeat.beat(clock::mono_ns());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -196,6 +194,15 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
 }
 
 impl Agent {
+    /// The first turn.
+    fn take_over(&mut self) -> anyhow::Result<()> {
+        self.register_services()?;
+        // What an earlier agent left open comes first: its builds are no news.
+        self.reconcile()?;
+        self.tick(clock::mono_ns());
+        Ok(())
+    }
+
     fn summary(&self) -> String {
         format!(
             "watching {} processes of {} services, kernel tier {:?}",

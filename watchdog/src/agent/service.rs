@@ -10,6 +10,8 @@ use crate::store::{Store, StoreError};
 use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
 use super::coverage::Coverage;
+use super::hidden::Hidden;
+use super::second::Second;
 
 /// A configured service.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub(super) struct Service {
     pub(super) endpoints: Vec<EndpointName>,
     pub(super) builds: BTreeMap<BuildId, Build>,
     pub(super) coverage: Coverage,
+    pub(super) hidden: Hidden,
     /// Until the first build was seen of a service that the ledger does not know: what is there is adopted.
     pub(super) adopting: bool,
     /// Processes that match the service but whose build could not be read, with the reason.
@@ -34,6 +37,7 @@ impl Service {
             endpoints,
             builds: BTreeMap::new(),
             coverage: Coverage::default(),
+            hidden: Hidden::default(),
             adopting,
             nameless: BTreeMap::new(),
         }
@@ -108,6 +112,7 @@ pub(super) struct Build {
     /// Of `aggregate`, what the ledger has.
     pub(super) saved_requests: u64,
     pub(super) judged: Option<Judged>,
+    pub(super) second: Second,
 }
 
 impl Build {
