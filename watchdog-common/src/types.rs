@@ -90,6 +90,18 @@ pub const fn request_identity(cookie: u64, sequence: u32) -> u64 {
 /// Set in the cookie of a TLS session, which is numbered apart from the sockets.
 pub const TLS_COOKIE: u64 = 1 << 39;
 
+/// How often requests of an endpoint were seen to give work to other threads, under one build slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Habit {
+    pub begun: u32,
+    pub handed: u32,
+    /// 1 once it was seen that they do: a saturated pool shows it no more.
+    pub gives_away: u32,
+    pub _pad: u32,
+}
+const _: () = assert!(size_of::<Habit>() == 16 && align_of::<Habit>() == 4);
+
 /// What a build slot stands for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

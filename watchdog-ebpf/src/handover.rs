@@ -6,10 +6,10 @@
 //! when its work is done is taken to work for the one that was parked first.
 
 use watchdog_common::abi::{ENDPOINT_OTHER, LOCK_PLACES, MAX_ENDPOINTS, PARKED_PROCESSES, PARKED_REQUESTS};
-use watchdog_common::types::{OngoingRequest, RequestFlags};
+use watchdog_common::types::{Habit, OngoingRequest, RequestFlags};
 
 use crate::counters::exchange;
-use crate::maps::{Binding, HABITS, Habit, LOCKS, PARKED_REQ, Request, Role, Thread};
+use crate::maps::{Binding, HABITS, LOCKS, PARKED_REQ, Request, Role, Thread};
 use crate::offsets::Task;
 use crate::request::ongoing;
 
@@ -80,20 +80,19 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
     }
 }
 
-impl Habit {
-    #[inline(always)]
-    fn hand(&mut self) {
-        self.handed += 1;
-        if self.handed >= HABIT_LEAST && self.handed * HABIT_SHARE >= self.begun {
-            self.gives_away = 1;
-        }
+/// A request of the endpoint was seen to give work away.
+#[inline(always)]
+fn hand(habit: &mut Habit) {
+    habit.handed += 1;
+    if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
+        habit.gives_away = 1;
     }
+}
 
-    /// Before anything is known, what is certain of a single request is believed.
-    #[inline(always)]
-    fn may_give_away(&self, certain: bool) -> bool {
-        self.gives_away != 0 || certain && self.begun < HABIT_AFTER
-    }
+/// Before anything is known, what is certain of a single request is believed.
+#[inline(always)]
+fn may_give_away(habit: &Habit, certain: bool) -> bool {
+    habit.gives_away != 0 || certain && habit.begun < HABIT_AFTER
 }
 
 /// A thread tells another one, by a pipe or the like, that work is done.
@@ -115,7 +114,7 @@ pub(crate) fn answers(thread: &mut Thread, place: &OngoingRequest) {
         && place.last_mono_ns < thread.slept_mono_ns
         && let Some(habit) = habit_of(place.build_slot, place.endpoint)
     {
-        habit.hand();
+        hand(habit);
     }
 }
 
@@ -240,13 +239,13 @@ pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
         place.flags |= RequestFlags::HANDED;
         enqueue(from.request, tgid);
         if certain {
-            habit.hand();
+            hand(habit);
         }
         if from.reads != 0 {
             from.reads -= 1;
         }
     }
-    habit.may_give_away(certain).then_some(from.request)
+    may_give_away(habit, certain).then_some(from.request)
 }
 
 /// Gives a thread work for a request; `futex` is what it was woken from.

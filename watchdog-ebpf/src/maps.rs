@@ -10,7 +10,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, ProcessEvent, Sample, Series,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, OngoingRequest, ProcessEvent, Sample, Series,
     SeriesKey, ServicePatterns, request_identity,
 };
 use watchdog_common::{abi, cgi, fastcgi, uwsgi};
@@ -222,16 +222,6 @@ impl Role {
     pub(crate) const FRESH: u32 = 1 << 3;
     /// Since it last slept, it was told that work it gave away is done.
     pub(crate) const TOLD: u32 = 1 << 4;
-}
-
-/// See [`HABITS`].
-#[repr(C)]
-pub(crate) struct Habit {
-    pub(crate) begun: u32,
-    pub(crate) handed: u32,
-    /// 1 once it was seen that they do: a saturated pool shows it no more.
-    pub(crate) gives_away: u32,
-    pub(crate) _pad: u32,
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.
