@@ -398,10 +398,12 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
 }
 
 /// The bytes are no request: the connection is of another kind, or, on one that carried requests before, they are
-/// the rest of a body.
+/// the rest of a body. A server of HTTP/2 may send its settings before it reads, so that the connection seemed to lead
+/// elsewhere; what only a client sends says that it does not.
 #[inline(always)]
 fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
-    if op.connection.kind == kind::UNKNOWN || continued {
+    let mistaken = what == kind::HTTP2 && op.connection.kind == kind::OTHER;
+    if op.connection.kind == kind::UNKNOWN || continued || mistaken {
         op.connection.kind = what;
         op.connection.phase = phase::IDLE;
         op.connection.sent = 0;
