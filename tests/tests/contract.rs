@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::mem::size_of;
 
 use aya_obj::generated::bpf_map_type::{
-    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
-    BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE,
+    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE,
 };
 use aya_obj::{Object, ProgramSection};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -72,6 +72,13 @@ fn maps() -> Vec<Map> {
         per_cpu(map::SLICE, None, 1),
         storage(map::TASKS, BPF_MAP_TYPE_TASK_STORAGE as u32),
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
+        hash(map::JOBS, 16, abi::JOB_BYTES, abi::MAX_JOBS),
+        hash(map::TLS, 16, abi::CONNECTION_BYTES, abi::MAX_TLS_SESSIONS),
+        array(map::BLANK, abi::CONNECTION_BYTES, 1),
+        array(map::TLS_SESSIONS, size_of::<u64>(), 1),
+        hash(map::TLS_SERVED, size_of::<u32>(), size_of::<u32>(), abi::MAX_TLS_SERVED),
+        Map { name: map::NO_TAIL, kind: BPF_MAP_TYPE_PROG_ARRAY as u32, key: 4, value: Some(4), entries: 1 },
+        storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
         ring(map::LOG, abi::LOG_RING_BYTES),
@@ -112,11 +119,19 @@ fn no_map_is_there_that_the_agent_does_not_know() {
 #[test]
 fn every_program_hangs_on_the_hook_it_is_named_after() {
     let object = parsed();
-    let known = names(program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A));
+    let extra = || program::POOL.into_iter().chain(program::TLS);
+    let known = names(program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A).chain(extra()));
     assert_eq!(names(object.programs.keys().map(String::as_str)), known);
     for (name, built) in &object.programs {
         let fits = if program::TIER_A.contains(&name.as_str()) {
             matches!(built.section, ProgramSection::FExit { sleepable: false })
+        } else if extra().any(|extra| extra == name) {
+            // Where it is put, the agent decides for each process.
+            match built.section {
+                ProgramSection::UProbe { sleepable: false } => !name.ends_with("_end"),
+                ProgramSection::URetProbe { sleepable: false } => name.ends_with("_end"),
+                _ => false,
+            }
         } else {
             matches!(built.section, ProgramSection::BtfTracePoint)
         };

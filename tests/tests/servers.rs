@@ -3,14 +3,18 @@
 
 use std::fmt::Write as _;
 
-use watchdog::kernel::KernelOptions;
+use watchdog::kernel::{KernelOptions, Uprobes};
 use watchdog_tests::servers::{self, Session, Trial, judge};
 use watchdog_tests::skip::kernel_or_skip;
 
 const REQUESTS: u64 = 160;
 
 fn holds(name: &str) {
-    let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
+    let Some(mut kernel) =
+        kernel_or_skip(&KernelOptions { uprobes: Uprobes::ALL, ..KernelOptions::default() })
+    else {
+        return;
+    };
     let server = servers::named(name).unwrap_or_else(|error| panic!("{error:#}"));
     let session = Session::open(&mut kernel, server).unwrap_or_else(|error| panic!("{error:#}"));
     let mut failed = String::new();
@@ -59,4 +63,25 @@ servers! {
     go_tls: "go-tls",
     axum_blocking: "axum-blocking",
     axum_worker: "axum-worker",
+    gunicorn_gthread: "gunicorn-gthread",
+    gunicorn_tls: "gunicorn-tls",
+    gunicorn_postgres: "gunicorn-postgres",
+    nginx_gunicorn: "nginx-gunicorn",
+    uvicorn_pool: "uvicorn-pool",
+    uvicorn_uvloop_pool: "uvicorn-uvloop-pool",
+    uvicorn_onloop: "uvicorn-onloop",
+    uvicorn_uvloop_onloop: "uvicorn-uvloop-onloop",
+    uwsgi_http_socket: "uwsgi-http-socket",
+    uwsgi_http_router: "uwsgi-http-router",
+    nginx_uwsgi: "nginx-uwsgi",
+    node_express_scrypt: "node-express-scrypt",
+    node_express_pbkdf2: "node-express-pbkdf2",
+    node_express_bcrypt: "node-express-bcrypt",
+    node_http_sync: "node-http-sync",
+    node_express_data: "node-express-data",
+    node_https: "node-https",
+    node_cluster: "node-cluster",
+    nginx_php_fpm_unix: "nginx-php-fpm-unix",
+    nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
+    apache_mod_php: "apache-mod-php",
 }

@@ -17,6 +17,15 @@ pub const MAX_SERIES: u32 = 8_192;
 pub const MAX_ENDPOINT_RULES: u32 = 4_096;
 /// Largest thread-group id the kernel gives out, plus one (`PID_MAX_LIMIT`).
 pub const MAX_TGID: u32 = 4_194_304;
+/// Jobs that pools have not finished on the host at most.
+pub const MAX_JOBS: u32 = 65_536;
+/// Sessions of probed TLS libraries on the host at most.
+pub const MAX_TLS_SESSIONS: u32 = 65_536;
+/// Bytes of a job's entry, and of a session's: private to the programs, but told to who opens the map.
+pub const JOB_BYTES: usize = 16;
+pub const CONNECTION_BYTES: usize = 568;
+/// Processes with a probed TLS library at most.
+pub const MAX_TLS_SERVED: u32 = 16_384;
 /// Bytes of the ring that carries [`crate::types::Sample`]s.
 pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
@@ -86,6 +95,20 @@ pub mod map {
     pub const TASKS: &str = "ONGOING_TASK";
     /// Socket storage: what the connection carries.
     pub const CONNECTIONS: &str = "ONGOING_CONN";
+    /// Hash: (address of a pool's job, process) to its request.
+    pub const JOBS: &str = "ONGOING_JOB";
+    /// Hash: (address of a TLS session, process) to what the connection carries.
+    pub const TLS: &str = "ONGOING_TLS";
+    /// Array of one: what a new TLS session's state begins as.
+    pub const BLANK: &str = "BLANK_CONN";
+    /// Array of one `u64`: TLS sessions seen.
+    pub const TLS_SESSIONS: &str = "TLS_SESSIONS";
+    /// Hash: process (`u32`) to 1, for those whose TLS library is probed.
+    pub const TLS_SERVED: &str = "TLS_SERVED";
+    /// Program array of one that stays empty.
+    pub const NO_TAIL: &str = "NO_TAIL";
+    /// Socket storage: what a connection carries as records or packets, if it does.
+    pub const PACKETS: &str = "ONGOING_PACKET";
     /// Ring of [`crate::types::Sample`]s, drained on a timer.
     pub const SAMPLES: &str = "SAMPLES";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.
@@ -114,6 +137,19 @@ pub mod program {
     pub const INET6_SENDMSG: &str = "inet6_sendmsg";
     pub const UNIX_STREAM_SENDMSG: &str = "unix_stream_sendmsg";
 
+    /// Extra tier: user probes on the pool of libuv.
+    pub const POOL_SUBMIT: &str = "pool_submit";
+    pub const POOL_QUEUE: &str = "pool_queue";
+    pub const POOL_START: &str = "pool_start";
+    pub const POOL_END: &str = "pool_end";
+    pub const POOL_DONE: &str = "pool_done";
+    /// Extra tier: user probes on TLS libraries.
+    pub const TLS_READ: &str = "tls_read";
+    pub const TLS_READ_EX: &str = "tls_read_ex";
+    pub const TLS_READ_END: &str = "tls_read_end";
+    pub const TLS_WRITE: &str = "tls_write";
+    pub const TLS_FREE: &str = "tls_free";
+
     /// Raw-BTF tracepoints that every tier needs.
     pub const ALWAYS: [&str; 7] = [
         SCHED_SWITCH,
@@ -127,6 +163,8 @@ pub mod program {
     pub const CORE: [&str; 2] = [SOCK_RECV_LENGTH, SOCK_SEND_LENGTH];
     pub const TIER_A: [&str; 6] =
         [INET_RECVMSG, INET6_RECVMSG, UNIX_STREAM_RECVMSG, INET_SENDMSG, INET6_SENDMSG, UNIX_STREAM_SENDMSG];
+    pub const POOL: [&str; 5] = [POOL_SUBMIT, POOL_QUEUE, POOL_START, POOL_END, POOL_DONE];
+    pub const TLS: [&str; 5] = [TLS_READ, TLS_READ_EX, TLS_READ_END, TLS_WRITE, TLS_FREE];
 }
 
 /// Names of the read-only globals that the agent sets before loading.

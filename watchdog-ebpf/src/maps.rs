@@ -6,16 +6,17 @@ use core::ptr;
 
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
-use watchdog_common::abi;
 use watchdog_common::types::{
     Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, ProcessEvent, Sample, Series,
     SeriesKey, ServicePatterns, request_identity,
 };
+use watchdog_common::{abi, cgi, fastcgi, uwsgi};
 
 use crate::offsets::Task;
+use crate::packets::Walk;
 
 /// One u16 for each thread-group id there can be (8 MiB): the early-out of every program is one load, and neither
 /// side can find it full. Mapped into the agent, which writes single elements while programs read.
@@ -101,6 +102,56 @@ pub(crate) static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> 
 #[btf_map]
 pub(crate) static PROCESSES: RingBuf<ProcessEvent, { abi::PROCESS_RING_BYTES as usize }> = RingBuf::new();
 
+/// Jobs that a pool has not finished, by whose they are. An entry lives from the job's submission until its thread is
+/// told that it is done; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_JOB: HashMap<
+    PointerKey,
+    Request,
+    { abi::MAX_JOBS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Connections inside TLS. A session has no socket at hand when it is read (Node.js hands it memory), so its state
+/// lives here until the library frees it; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_TLS: HashMap<
+    PointerKey,
+    Connection,
+    { abi::MAX_TLS_SESSIONS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// A connection of which nothing is known: too large for the stack. Nobody writes it.
+#[btf_map]
+pub(crate) static BLANK_CONN: Array<Connection, 1> = Array::new();
+
+/// How many TLS sessions were seen: each gets the next number for a cookie.
+#[btf_map]
+pub(crate) static TLS_SESSIONS: Array<u64, 1> = Array::new();
+
+/// Processes whose TLS library is probed, by the agent: what goes through it is measured, not lost.
+#[btf_map]
+pub(crate) static TLS_SERVED: HashMap<
+    u32,
+    u32,
+    { abi::MAX_TLS_SERVED as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Stays empty: see [`crate::probe::Hit`].
+#[btf_map]
+pub(crate) static NO_TAIL: ProgramArray<1> = ProgramArray::new();
+
+/// An address in a process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PointerKey {
+    pub(crate) address: u64,
+    pub(crate) tgid: u32,
+    pub(crate) _pad: u32,
+}
+
 /// The on-CPU slice of a watched thread.
 #[repr(C)]
 pub(crate) struct Slice {
@@ -143,6 +194,19 @@ pub(crate) struct Thread {
     pub(crate) role: u32,
     /// Requests it has received since it last slept and neither answered nor given away.
     pub(crate) reads: u32,
+    /// The read of a TLS library that the thread is in.
+    pub(crate) tls_read: TlsRead,
+}
+
+/// What a TLS library was asked to read, kept from its entry to its return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct TlsRead {
+    /// 0: the thread is in no such call.
+    pub(crate) session: u64,
+    pub(crate) buffer: u64,
+    /// Where the library writes how many bytes it read; 0 where it returns them.
+    pub(crate) count_at: u64,
 }
 
 /// What a thread was seen to do.
@@ -221,6 +285,8 @@ impl Binding {
     pub(crate) const INHERITED: u32 = 2;
     /// It went on working when its work was done; the request is the one that has waited longest for such a thread.
     pub(crate) const INFERRED: u32 = 3;
+    /// It works off a job of a pool, which that request gave to the pool: no wake-up changes that.
+    pub(crate) const JOB: u32 = 4;
 }
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
@@ -244,6 +310,22 @@ pub(crate) struct Connection {
     pub(crate) no_body: u16,
     /// On a connection to elsewhere the second half holds [`Owners`].
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
+}
+
+const _: () =
+    assert!(size_of::<Connection>() == abi::CONNECTION_BYTES && size_of::<Request>() == abi::JOB_BYTES);
+
+/// What a connection carries beyond that, if its requests come as records or packets (FastCGI, uwsgi).
+#[repr(C)]
+pub(crate) struct Packets {
+    pub(crate) memory: cgi::Memory,
+    pub(crate) variables: cgi::Variables,
+    pub(crate) requests: fastcgi::Requests,
+    pub(crate) responses: fastcgi::Responses,
+    pub(crate) packet: uwsgi::Packet,
+    pub(crate) scan: cgi::StatusScan,
+    /// Of the call that is looked at just now.
+    pub(crate) walk: Walk,
 }
 
 /// The requests that sent on a connection to elsewhere and wait for its answers, in their order.
@@ -307,11 +389,14 @@ macro_rules! storage_map {
 
 storage_map!(TaskStorage, BPF_MAP_TYPE_TASK_STORAGE, Thread);
 storage_map!(SocketStorage, BPF_MAP_TYPE_SK_STORAGE, Connection);
+storage_map!(PacketStorage, BPF_MAP_TYPE_SK_STORAGE, Packets);
 
 #[btf_map]
 static ONGOING_TASK: TaskStorage = TaskStorage::new();
 #[btf_map]
 static ONGOING_CONN: SocketStorage = SocketStorage::new();
+#[btf_map]
+static ONGOING_PACKET: PacketStorage = PacketStorage::new();
 
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
@@ -355,6 +440,27 @@ pub(crate) fn connection_of_or_new(sk: *const c_void) -> Option<&'static mut Con
     unsafe {
         bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
             .cast::<Connection>()
+            .as_mut()
+    }
+}
+
+/// What a connection carries as records or packets, if it was seen to.
+#[inline(always)]
+pub(crate) fn packets_of(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), 0)
+            .cast::<Packets>()
+            .as_mut()
+    }
+}
+
+#[inline(always)]
+pub(crate) fn packets_of_or_new(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
+            .cast::<Packets>()
             .as_mut()
     }
 }

@@ -133,6 +133,18 @@ impl SystemCall {
         Some(UserBytes { address, len: len.min(moved) })
     }
 
+    /// Where the call's stretches of user memory behind the first are told: the address of the next `struct iovec`, and
+    /// how many there are.
+    #[inline(always)]
+    pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {
+        let (vector, count) = match self.via() {
+            Via::Vector => (self.second(), self.third()),
+            Via::Message => read_pair(self.second() + 16)?.into(),
+            _ => return Some((0, 0)),
+        };
+        Some((vector + 16, count.saturating_sub(1)))
+    }
+
     /// The last five bytes that the call sent, given how many it moved.
     #[inline(always)]
     pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
@@ -147,6 +159,52 @@ impl SystemCall {
     }
 }
 
+/// Where the bytes of an operation lie in user memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    /// As the system call's arguments say.
+    Call(SystemCall),
+    /// In this one buffer.
+    Buffer(u64),
+}
+
+impl Source {
+    #[inline(always)]
+    pub(crate) fn via(self) -> Via {
+        match self {
+            Self::Call(call) => call.via(),
+            Self::Buffer(_) => Via::Buffer,
+        }
+    }
+
+    /// As [`SystemCall::first_bytes`].
+    #[inline(always)]
+    pub(crate) fn first_bytes(self, moved: u64) -> Option<UserBytes> {
+        match self {
+            Self::Call(call) => call.first_bytes(moved),
+            Self::Buffer(address) => Some(UserBytes { address, len: moved }),
+        }
+    }
+
+    /// As [`SystemCall::further_bytes`].
+    #[inline(always)]
+    pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Call(call) => call.further_bytes(),
+            Self::Buffer(_) => Some((0, 0)),
+        }
+    }
+
+    /// As [`SystemCall::last_five`].
+    #[inline(always)]
+    pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
+        match self {
+            Self::Call(call) => call.last_five(moved),
+            Self::Buffer(address) => read_five(address + moved.checked_sub(5)?),
+        }
+    }
+}
+
 #[inline(always)]
 fn read_five(address: u64) -> Option<[u8; 5]> {
     let mut bytes = [0u8; 5];
@@ -154,14 +212,14 @@ fn read_five(address: u64) -> Option<[u8; 5]> {
 }
 
 #[inline(always)]
-fn read_u64(address: u64) -> Option<u64> {
+pub(crate) fn read_u64(address: u64) -> Option<u64> {
     let mut value = 0u64;
     read_user((&raw mut value).cast(), 8, address).then_some(value)
 }
 
 /// Two words at once: each copy from user memory costs the same some tens of nanoseconds, however little it copies.
 #[inline(always)]
-fn read_pair(address: u64) -> Option<[u64; 2]> {
+pub(crate) fn read_pair(address: u64) -> Option<[u64; 2]> {
     let mut pair = [0u64; 2];
     read_user(pair.as_mut_ptr().cast(), 16, address).then_some(pair)
 }

@@ -126,7 +126,8 @@ pub(crate) enum Cause {
 #[inline(always)]
 pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u16, now: u64) {
     // A pool's thread that talks to a database for a request stays the pool's.
-    let pooled = cause == Cause::Answer && matches!(thread.binding, Binding::INHERITED | Binding::INFERRED);
+    let pooled = cause == Cause::Answer
+        && matches!(thread.binding, Binding::INHERITED | Binding::INFERRED | Binding::JOB);
     if cause == Cause::Receive {
         thread.role |= Role::RECEIVES;
         if thread.last_read.identity() != request.identity() {

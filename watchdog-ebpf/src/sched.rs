@@ -14,7 +14,7 @@ use crate::maps::{
     Binding, Role, SLICE_SCRATCH, Slice, Thread, process_of, slot_of, thread_of, thread_of_or_new,
 };
 use crate::offsets::Task;
-use crate::registers::SystemCall;
+use crate::registers::{SystemCall, call};
 use crate::request::{charge, finish, flush, now_ns, ongoing, unbind};
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
@@ -145,8 +145,10 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         return;
     }
     if thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off {
-        finish(thread.request, now);
-        unbind(thread);
+        if !lingers(task, thread) {
+            finish(thread.request, now);
+            unbind(thread);
+        }
     } else if flags & RequestFlags::ANSWERED == 0 && !is_go(process) {
         // It waits for something in the middle of its request.
         if let Some(futex) = SystemCall::of(task).futex() {
@@ -156,6 +158,13 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
             park(thread.request, place);
         }
     }
+}
+
+/// True for a worker that waits for the other side to close, as php-fpm does (in `recv`) before it goes on with what
+/// the script does behind its response.
+#[inline(always)]
+fn lingers(task: Task, thread: &Thread) -> bool {
+    thread.seen & u32::from(RequestFlags::LINGERS) != 0 && SystemCall::of(task).number == call::RECVFROM
 }
 
 /// `sched_waking(task_struct *p)`: a thread in a request that wakes an idle thread of its own process hands its
@@ -193,7 +202,9 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if futex.is_some_and(|futex| is_lock(tgid, futex)) {
         return 0;
     }
-    let busy = to.as_ref().is_some_and(|to| to.binding == Binding::OWN && ongoing(to.request).is_some());
+    let busy = to.as_ref().is_some_and(|to| {
+        to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some()
+    });
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)

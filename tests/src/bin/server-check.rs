@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
-use watchdog::kernel::{Kernel, KernelOptions};
+use watchdog::kernel::{Kernel, KernelOptions, Uprobes};
 use watchdog_tests::servers::{self, Server, Session, Trial, judge};
 
 /// Puts the same mixed load on each server, and exits with 1 when a figure does not hold.
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 
 fn check(args: &Args, servers: &[&Server]) -> anyhow::Result<()> {
     ensure!(!servers.is_empty(), "no server has such a name; --list names them all");
-    let mut kernel = Kernel::load(&KernelOptions::default())?;
+    let mut kernel = Kernel::load(&KernelOptions { uprobes: Uprobes::ALL, ..KernelOptions::default() })?;
     let trials = trials(args);
     let mut failed = 0;
     for server in servers {

@@ -60,6 +60,8 @@ struct Agent {
     processes: Processes,
     /// Processes whose build changed in place and was not asked for again yet.
     flipped: Vec<u32>,
+    /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
+    reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
     totals: Totals,
     counters: Counters,

@@ -54,6 +54,13 @@ impl Processes {
         self.watched.len()
     }
 
+    /// Whether a watched process has another build of the same service now.
+    pub(super) fn moves(&self, identified: &Identified) -> bool {
+        self.watched.get(&identified.pid).is_some_and(|place| {
+            place.service == identified.service && identified.build.as_ref() != Some(&place.build)
+        })
+    }
+
     fn ask_at(&mut self, mono_ns: u64, tgid: u32) {
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push((mono_ns, tgid));
@@ -139,7 +146,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn ask(&mut self, tgid: u32, now_mono_ns: u64) {
+    fn ask(&mut self, tgid: u32, now_mono_ns: u64) {
         match self.identifier.identify(tgid) {
             Ok(Some(identified)) => self.place(&identified, now_mono_ns),
             Ok(None) => self.unwatch(tgid, now_mono_ns),
@@ -170,7 +177,7 @@ impl Agent {
     }
 
     /// Puts a process under its build's slot.
-    fn place(&mut self, identified: &Identified, now_mono_ns: u64) {
+    pub(super) fn place(&mut self, identified: &Identified, now_mono_ns: u64) {
         let Some(service) = self.services.get_mut(identified.service) else { return };
         let Some(build) = identified.build.clone() else {
             let problem = identified.problem.clone().unwrap_or_else(|| "its build cannot be told".to_owned());
@@ -215,7 +222,10 @@ impl Agent {
             return Ok(slot);
         }
         let endpoints = u16::try_from(service.endpoints.len())?;
-        let slot = self.kernel.open_slot(number(place.service), endpoints)?;
+        let slot = match self.reserved.remove(&(place.service, place.build.clone())) {
+            Some(slot) => slot,
+            None => self.kernel.open_slot(number(place.service), endpoints)?,
+        };
         build.slot = Some(slot);
         let owner = SlotOwner {
             service: service.config.name.clone(),
@@ -360,7 +370,7 @@ impl Agent {
         }
     }
 
-    fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
+    pub(super) fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
         if self.processes.watched.contains_key(&tgid) {
             self.kernel.unwatch(tgid);
             self.leave(tgid, now_mono_ns);
@@ -423,7 +433,8 @@ impl Agent {
         for tgid in watched {
             self.unwatch(tgid, self.last_tick_mono_ns);
         }
-        let slots: Vec<u16> = self.slots.keys().copied().collect();
+        let reserved = std::mem::take(&mut self.reserved).into_values();
+        let slots: Vec<u16> = self.slots.keys().copied().chain(reserved).collect();
         for slot in slots {
             self.close_slot(slot);
         }

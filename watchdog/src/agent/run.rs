@@ -84,6 +84,7 @@ async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
         slots: std::collections::HashMap::new(),
         processes: Processes::default(),
         flipped: Vec::new(),
+        reserved: std::collections::HashMap::new(),
         incidents: Incidents::default(),
         totals: Totals::default(),
         counters,

@@ -210,7 +210,10 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
 pub(super) fn is_gone(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
-        ProcError::Io(error, _) => error.raw_os_error() == Some(nix::libc::ESRCH),
+        // Open files of a process that has ended answer the one, their names the other.
+        ProcError::Io(error, _) => {
+            matches!(error.raw_os_error(), Some(nix::libc::ESRCH | nix::libc::ENOENT))
+        }
         _ => false,
     }
 }
@@ -231,6 +234,18 @@ mod tests {
     fn the_mark_of_a_deleted_file_is_told_from_its_name() {
         assert_eq!(undeleted("/srv/a (deleted)".into()), ("/srv/a".into(), true));
         assert_eq!(undeleted("/srv/a(deleted)".into()), ("/srv/a(deleted)".into(), false));
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_read_is_gone_and_no_fault() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap().unwrap();
+        assert!(process.sockets().is_ok());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let errors =
+            [process.sockets().unwrap_err(), process.cmdline().unwrap_err(), process.exe().unwrap_err()];
+        assert!(errors.iter().all(|error| error.gone), "{errors:?}");
     }
 
     #[test]

@@ -42,6 +42,7 @@ impl Kernel {
             .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
             .collect();
         let processes = drain(&mut self.processes, parse_process);
+        self.tick_uprobes(&processes, &total(&slot_losses), now_mono_ns);
         for request in self.sweep(now_mono_ns) {
             let of_slot = slot_losses.entry(request.build_slot).or_default();
             of_slot[Loss::Abandoned as usize] += 1;

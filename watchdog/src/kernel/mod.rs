@@ -3,6 +3,7 @@
 //! - `load`: tiers are tried by attaching; [`KernelReport`] says which one serves.
 //! - `offsets`: kernel fields, from the kernel's own type information.
 //! - `slots`: which (service, build) pairs and which processes are watched.
+//! - `uprobes`: the extra tier, probes inside watched processes.
 //! - `runtime`: what a process's runtime is, where that changes how its work is followed.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
@@ -16,6 +17,7 @@ mod selftest;
 mod slots;
 mod tgid_slots;
 pub mod tick;
+mod uprobes;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,6 +33,8 @@ use watchdog_common::types::{
 use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
 use self::tgid_slots::TgidSlots;
+use self::uprobes::UserProbes;
+pub use self::uprobes::{ProbedProcess, Uprobes};
 
 /// The eBPF object, embedded at build time.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watchdog-ebpf"));
@@ -63,6 +67,8 @@ pub struct KernelOptions {
     pub only_tier: Option<Tier>,
     /// Let the kernel keep run time and count of each program (costs two clock reads per run).
     pub probe_stats: bool,
+    /// User probes that services may ask for; none unless said otherwise.
+    pub uprobes: Uprobes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +129,9 @@ pub struct Kernel {
     accounted: BTreeMap<SeriesKey, Accounted>,
     ongoing: OngoingTable,
     swept_mono_ns: u64,
+    uprobes: UserProbes,
+    /// What each service asked for; the others get all that `KernelOptions` allows.
+    service_uprobes: BTreeMap<u32, Uprobes>,
     /// Faults that the programs themselves report; absent where the kernel refuses the ring.
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     stats_switch: Option<OwnedFd>,
@@ -141,7 +150,9 @@ impl Kernel {
     /// Loads and attaches the best tier that this kernel allows, and checks that what it measures is true.
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
         let hash_key = random_key()?;
-        let (mut ebpf, report) = load::load(options, hash_key)?;
+        let (mut ebpf, mut report) = load::load(options, hash_key)?;
+        // Before any map is taken out of it: what is loaded later would not find it.
+        let uprobes = UserProbes::load(&mut ebpf, options.uprobes, &mut report)?;
         let stats = if options.probe_stats {
             let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
             Some(stats.map_err(|error| {
@@ -171,6 +182,8 @@ impl Kernel {
             accounted: BTreeMap::new(),
             ongoing,
             swept_mono_ns: 0,
+            uprobes,
+            service_uprobes: BTreeMap::new(),
             log,
             stats_switch: stats,
             ebpf,
@@ -184,6 +197,16 @@ impl Kernel {
 
     pub fn report(&self) -> &KernelReport {
         &self.report
+    }
+
+    /// Says which user probes the processes of a service get that are watched from now on.
+    pub fn set_uprobes(&mut self, service: u32, wanted: Uprobes) {
+        self.service_uprobes.insert(service, wanted);
+    }
+
+    /// The processes that have user probes, or should have.
+    pub fn probed(&self) -> Vec<ProbedProcess> {
+        self.uprobes.probed()
     }
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.

@@ -8,10 +8,10 @@ use watchdog_common::abi::{
 };
 use watchdog_common::http::{method_code, path_hash};
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Loss, ProcessEvent, Series, SeriesKey, ServicePatterns,
 };
 
-use super::{EndpointPattern, Kernel, KernelError, Shared, runtime};
+use super::{EndpointPattern, Kernel, KernelError, Shared, Uprobes, runtime};
 
 /// The last slot belongs to the self-test at start-up.
 #[expect(clippy::cast_possible_truncation, reason = "checked when it is compiled")]
@@ -146,10 +146,24 @@ impl Kernel {
     /// Watches a process (all its threads, its later children too) under a slot; also moves it to another slot.
     pub fn watch(&mut self, tgid: u32, slot: u16) {
         self.tgid_slots.set(tgid, slot | runtime::of(tgid));
+        let wanted = uprobes_of(&self.open, &self.service_uprobes, slot);
+        self.uprobes.watch(&mut self.ebpf, tgid, wanted, crate::clock::mono_ns());
     }
 
     pub fn unwatch(&mut self, tgid: u32) {
         self.tgid_slots.set(tgid, 0);
+        self.uprobes.unwatch(tgid);
+    }
+
+    pub(super) fn tick_uprobes(
+        &mut self,
+        processes: &[ProcessEvent],
+        losses: &[u64; Loss::ALL.len()],
+        now_mono_ns: u64,
+    ) {
+        let (slots, open, of_service) = (&self.tgid_slots, &self.open, &self.service_uprobes);
+        let wanted_of = |tgid| uprobes_of(open, of_service, slots.get(tgid) & SLOT_MASK);
+        self.uprobes.tick(&mut self.ebpf, processes, losses, now_mono_ns, wanted_of);
     }
 
     /// The slot under which a process is watched, 0 for none. The kernel gives children their parent's.
@@ -220,6 +234,16 @@ impl Kernel {
     {
         let map = self.ebpf.map_mut(name).ok_or_else(|| super::wrong_kind(name))?;
         M::try_from(map).map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
+    }
+}
+
+/// Which user probes the processes under a slot get.
+fn uprobes_of(open: &BTreeMap<u16, (u32, u16)>, of_service: &BTreeMap<u32, Uprobes>, slot: u16) -> Uprobes {
+    match open.get(&slot) {
+        Some((service, _)) if slot != SELF_TEST_SLOT => {
+            of_service.get(service).copied().unwrap_or(Uprobes::ALL)
+        }
+        _ => Uprobes::NONE,
     }
 }
 
