@@ -26,8 +26,12 @@ fn endpoint(agent: &Agent, build: &str, name: &str) -> EndpointStatus {
 
 fn step(target: &Target, step: Step, requests: u64) {
     if requests > 0 {
-        let options =
-            LoadOptions { keep_alive: false, ..LoadOptions::new(target.clone(), vec![step], requests) };
+        let steps = vec![step];
+        let options = LoadOptions {
+            keep_alive: false,
+            concurrency: 4,
+            ..LoadOptions::new(target.clone(), steps, requests)
+        };
         assert_eq!(run(options).unwrap().failures, 0);
     }
 }
@@ -38,9 +42,20 @@ fn login() -> Step {
 
 #[test]
 fn the_estimate_agrees_with_what_was_charged_to_requests() {
+    agrees(&[]);
+}
+
+/// Requests are read by one thread and handled by two others, four at a time.
+#[test]
+fn the_estimate_agrees_where_a_pool_does_the_work() {
+    agrees(&["--model", "pool", "--pool-read", "poller", "--workers", "2"]);
+}
+
+fn agrees(model: &[&str]) {
     let Some(site) = site_or_skip() else { return };
     site.configure(&[site.web().unwrap()]).unwrap();
-    let burn = site.deploy("good", LOGIN_US).unwrap();
+    let burn = site.start_with("good", LOGIN_US, model).unwrap();
+    site.switch("good").unwrap();
     let agent = Agent::start(&site).unwrap();
     // Numbers that have nothing to do with each other from second to second, and idle seconds.
     let begun = Instant::now();
