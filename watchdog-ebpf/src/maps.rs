@@ -172,6 +172,10 @@ pub(crate) struct Thread {
     pub(crate) slice_charged_ns: u64,
     /// Charged, but not yet handed to the request (or, with none, to nobody).
     pub(crate) held_ns: u64,
+    /// Handed to the current request since the slice began.
+    pub(crate) slice_given_ns: u64,
+    /// Used for connections while in no request: goes to the next request that it receives.
+    pub(crate) carried_ns: u64,
     /// Charged beyond what the scheduler gave the slice; the next slices pay it back.
     pub(crate) debt_ns: u64,
     /// The scheduler's total at the thread's last switch; 0 before the first one that was seen.
@@ -222,6 +226,8 @@ impl Role {
     pub(crate) const FRESH: u32 = 1 << 3;
     /// Since it last slept, it was told that work it gave away is done.
     pub(crate) const TOLD: u32 = 1 << 4;
+    /// Since it last slept, it set a connection up for requests or took one down.
+    pub(crate) const TENDS: u32 = 1 << 5;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

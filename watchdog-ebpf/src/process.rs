@@ -73,6 +73,8 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         let now = charge(thread);
         slice_ns = Some(thread.slice_charged_ns);
         leave(thread, slot, now);
+        counters::unattributed(slot, thread.carried_ns);
+        thread.carried_ns = 0;
     }
     // The kernel took this thread off the count before it called us.
     if task.live_threads() != 0 {

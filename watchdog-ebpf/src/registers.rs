@@ -37,7 +37,9 @@ pub(crate) mod call {
     pub(crate) const WRITE: u64 = 1;
     pub(crate) const READV: u64 = 19;
     pub(crate) const WRITEV: u64 = 20;
+    pub(crate) const CLOSE: u64 = 3;
     pub(crate) const SENDFILE: u64 = 40;
+    pub(crate) const SHUTDOWN: u64 = 48;
     pub(crate) const SENDTO: u64 = 44;
     pub(crate) const RECVFROM: u64 = 45;
     pub(crate) const SENDMSG: u64 = 46;
@@ -85,6 +87,23 @@ impl SystemCall {
     #[inline(always)]
     pub(crate) fn futex(self) -> Option<u64> {
         matches!(self.number, call::FUTEX | call::FUTEX_WAKE | call::FUTEX_WAIT).then(|| self.first())
+    }
+
+    /// True for the calls that close a connection.
+    #[inline(always)]
+    pub(crate) fn closes(self) -> bool {
+        matches!(self.number, call::CLOSE | call::SHUTDOWN)
+    }
+
+    /// True when it waits on a mutex of glibc's, or of Rust's standard library: both wait while its word is 2, which says
+    /// that it is held and awaited.
+    #[inline(always)]
+    pub(crate) fn waits_for_mutex(self) -> bool {
+        const WAIT: u64 = 0;
+        const WAIT_BITSET: u64 = 9;
+        const OPTIONS: u64 = 0x180;
+        let operation = self.second() & !OPTIONS;
+        self.number == call::FUTEX && (operation == WAIT || operation == WAIT_BITSET) && self.third() == 2
     }
 
     #[inline(always)]

@@ -84,6 +84,7 @@ pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
             if thread.binding == Binding::INFERRED {
                 counters::add(&raw mut request.inferred_ns, held);
             }
+            thread.slice_given_ns += held;
             counters::attributed(slot, held);
         }
         return Some(request.flags);
@@ -97,6 +98,23 @@ pub(crate) fn unbind(thread: &mut Thread) {
     thread.request = Request::NONE;
     thread.binding = 0;
     thread.seen = 0;
+}
+
+/// Takes time back from the thread's request that it was handed in this slice; returns what could not be.
+#[inline(always)]
+pub(crate) fn take_back(thread: &mut Thread, slot: u16, ns: u64) -> u64 {
+    let back = if ns < thread.slice_given_ns { ns } else { thread.slice_given_ns };
+    if back == 0 {
+        return ns;
+    }
+    let Some(request) = ongoing(thread.request) else { return ns };
+    // The counters wrap: adding what is missing to zero subtracts.
+    counters::add(&raw mut request.oncpu_ns, back.wrapping_neg());
+    if thread.binding == Binding::INFERRED {
+        counters::add(&raw mut request.inferred_ns, back.wrapping_neg());
+    }
+    counters::attributed(slot, back.wrapping_neg());
+    ns - back
 }
 
 /// Leaves the thread's current request because another one comes: what is held goes to the old one, which is
@@ -163,6 +181,9 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
     thread.request = request;
     thread.binding = Binding::OWN;
     thread.seen = 0;
+    thread.slice_given_ns = 0;
+    thread.held_ns += thread.carried_ns;
+    thread.carried_ns = 0;
 }
 
 /// Begins the connection's next request. False when the map is full.

@@ -15,7 +15,12 @@ use crate::maps::{
 };
 use crate::offsets::Task;
 use crate::registers::{SystemCall, call};
-use crate::request::{charge, finish, flush, now_ns, ongoing, unbind};
+use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
+
+/// Kept for the next request without a sign that it concerns one, in nanoseconds.
+const CARRIED_UNSEEN_NS: u64 = 50_000;
+/// Kept with a sign: connections that never bring a request must not save up for one that does.
+const CARRIED_NS: u64 = 20_000_000;
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
 /// queue's lock with interrupts off: nothing here may allocate.
@@ -45,6 +50,7 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
         if let Some(thread) = thread_of(next) {
             thread.segment_mono_ns = now;
             thread.slice_charged_ns = 0;
+            thread.slice_given_ns = 0;
             thread.exec_ns = slice.start_exec_ns;
         }
     }
@@ -92,7 +98,11 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
     thread.exec_ns = total_ns;
     let charged = thread.slice_charged_ns;
     if charged > exec_ns {
-        thread.debt_ns += charged - exec_ns;
+        // What was charged by our clock held time that the hypervisor or an interrupt took.
+        let excess = charged - exec_ns;
+        let held = if excess < thread.held_ns { excess } else { thread.held_ns };
+        thread.held_ns -= held;
+        thread.debt_ns += take_back(thread, slot, excess - held);
     } else {
         let rest = exec_ns - charged;
         let repaid = if thread.debt_ns < rest { thread.debt_ns } else { rest };
@@ -116,6 +126,29 @@ fn of_nobody(task: Task, slot: u16, ns: u64) {
     }
 }
 
+/// Housekeeping of a thread that receives requests but is in none is kept for the next one as far as it concerns
+/// connections: accepting and closing them, agreeing on keys. Little is also kept without such a sign, as not every one
+/// can be seen; not more, as a thread that polls while nobody comes would save up for one request.
+#[inline(always)]
+fn carry(thread: &mut Thread, task: Task, slot: u16) {
+    let held = thread.held_ns;
+    let most = if thread.role & Role::TENDS != 0 {
+        CARRIED_NS
+    } else if thread.role & Role::RECEIVES != 0 {
+        CARRIED_UNSEEN_NS
+    } else {
+        0
+    };
+    let room = most.saturating_sub(thread.carried_ns);
+    let kept = if held < room { held } else { room };
+    thread.role &= !Role::TENDS;
+    thread.carried_ns += kept;
+    thread.held_ns = 0;
+    if held != kept {
+        of_nobody(task, slot, held - kept);
+    }
+}
+
 /// A thread that waits hands over what it holds. One that has answered its request is done with it.
 #[inline(always)]
 fn went_idle(thread: &mut Thread, leaving: &Leaving) {
@@ -132,8 +165,7 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         settle(thread, tgid);
     }
     if !thread.request.is_some() {
-        of_nobody(task, slot, thread.held_ns);
-        thread.held_ns = 0;
+        carry(thread, task, slot);
         return;
     }
     let Some(flags) = flush(thread, slot) else {
@@ -199,7 +231,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         settle(from, tgid);
         flush(from, process & SLOT_MASK);
     }
-    if futex.is_some_and(|futex| is_lock(tgid, futex)) {
+    if futex.is_some_and(|futex| SystemCall::of(woken).waits_for_mutex() || is_lock(tgid, futex)) {
         return 0;
     }
     let busy = to.as_ref().is_some_and(|to| {

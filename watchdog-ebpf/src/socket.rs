@@ -19,7 +19,7 @@ use crate::goroutine::{is_go, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
     Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
-    thread_of_or_new,
+    thread_of, thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::packets;
@@ -44,6 +44,8 @@ pub(crate) mod kind {
     pub(crate) const FASTCGI: u32 = 7;
     /// A packet of the uwsgi protocol is being received.
     pub(crate) const UWSGI: u32 = 8;
+    /// TLS, which probes on the process's library read in clear: here its connection is only tended.
+    pub(crate) const CLEARED: u32 = 9;
 }
 
 /// Where an inbound connection stands.
@@ -62,7 +64,9 @@ pub(crate) mod phase {
 
 const MSG_PEEK: u32 = 2;
 const TCP_SYN_SENT: i32 = 2;
+const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
+const TCP_LAST_ACK: i32 = 9;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint]
@@ -119,11 +123,16 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
             connection.kind = kind::OTHER;
         }
     }
-    if state != TCP_CLOSE {
+    if !matches!(state, TCP_FIN_WAIT1 | TCP_LAST_ACK | TCP_CLOSE) {
         return 0;
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
-    if !matches!(connection.kind, kind::OTHER | kind::OPAQUE)
+    // Packets close connections too, in whosever context they come.
+    if connection.kind != kind::OTHER && SystemCall::of(Task::current()).closes() {
+        tend();
+    }
+    if state == TCP_CLOSE
+        && !matches!(connection.kind, kind::OTHER | kind::OPAQUE | kind::CLEARED)
         && let Some(request) = ongoing(connection.request)
     {
         request.flags |= RequestFlags::CLOSED;
@@ -176,8 +185,11 @@ impl Operation {
 
 #[inline(always)]
 fn on_receive(sk: *const c_void, received: i32, flags: u32) {
-    // The end of the stream, EAGAIN and a mere look at the data change nothing.
+    // EAGAIN and a mere look at the data change nothing.
     if received <= 0 || flags & MSG_PEEK != 0 {
+        if received == 0 {
+            tend();
+        }
         return;
     }
     if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
@@ -185,14 +197,29 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     }
 }
 
+/// The current thread takes a connection down, or sets one up.
+#[inline(always)]
+fn tend() {
+    let task = Task::current();
+    if slot_of(task.tgid()) != 0
+        && let Some(thread) = thread_of(task)
+    {
+        thread.role |= Role::TENDS;
+    }
+}
+
 /// Something was received; `sk` is the connection's socket, if it is one in clear.
 #[inline(always)]
 pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
-        op.connection.kind = kind::OPAQUE;
+        op.connection.kind = kind::CLEARED;
     }
     let connection = &mut op.connection;
     let mut request = match connection.kind {
+        kind::CLEARED => {
+            op.thread.role |= Role::TENDS;
+            return;
+        }
         kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
@@ -229,7 +256,7 @@ fn count(op: &Operation) {
     let kind = op.connection.kind;
     let io_uring = op.call.via() == Via::IoUring;
     // What comes from elsewhere hides no request.
-    if kind == kind::OTHER || kind == kind::OPAQUE {
+    if matches!(kind, kind::OTHER | kind::OPAQUE | kind::CLEARED) {
         return;
     }
     // SAFETY: fields of a live map value.
@@ -265,7 +292,7 @@ fn receive_request(op: &mut Operation, sk: Option<*const c_void>) -> bool {
     if op.connection.kind < kind::FASTCGI {
         received = receive_head(op, sk.is_some());
     }
-    if op.connection.kind >= kind::FASTCGI
+    if matches!(op.connection.kind, kind::FASTCGI | kind::UWSGI)
         && let Some(sk) = sk
     {
         received = packets::receive(op, sk);
@@ -381,8 +408,9 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
         }
         Opening::Partial => return Received::Head { begins: !continued },
         Opening::Tls if is_read_in_clear(op.tgid) => {
-            op.connection.kind = kind::OPAQUE;
+            op.connection.kind = kind::CLEARED;
             op.connection.phase = phase::IDLE;
+            op.thread.role |= Role::TENDS;
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
