@@ -99,7 +99,7 @@ pub(super) struct Sources {
     /// Whom a watch concerns: by name in a directory; without one, all of it.
     watches: HashMap<WatchDescriptor, HashSet<(u32, Option<std::ffi::OsString>)>>,
     by_key: HashMap<Key, u32>,
-    sources: HashMap<u32, Source>,
+    by_id: HashMap<u32, Source>,
     next: u32,
     looked: Instant,
     refusals: Vec<String>,
@@ -117,7 +117,7 @@ impl Sources {
             inotify,
             watches: HashMap::new(),
             by_key: HashMap::new(),
-            sources: HashMap::new(),
+            by_id: HashMap::new(),
             next: 0,
             looked: Instant::now(),
             refusals: Vec::new(),
@@ -135,7 +135,7 @@ impl Sources {
             process.root().map_err(|error| format!("its root directory cannot be opened: {error}"))?;
         let key = Key { root: id, path, kind };
         let source = if let Some(source) = self.by_key.get(&key) { *source } else { self.add(key, root) };
-        Ok(Asked { source, generation: self.sources[&source].generation })
+        Ok(Asked { source, generation: self.by_id[&source].generation })
     }
 
     fn add(&mut self, key: Key, root: OwnedFd) -> u32 {
@@ -151,18 +151,18 @@ impl Sources {
             generation: 0,
             named: None,
         };
-        self.sources.insert(id, source);
+        self.by_id.insert(id, source);
         self.follow(id);
         id
     }
 
     pub(super) fn get(&self, source: u32) -> Option<&Source> {
-        self.sources.get(&source)
+        self.by_id.get(&source)
     }
 
     /// Whether the answer is still the same.
     pub(super) fn holds(&self, asked: Asked) -> bool {
-        self.sources.get(&asked.source).is_some_and(|source| source.generation == asked.generation)
+        self.by_id.get(&asked.source).is_some_and(|source| source.generation == asked.generation)
     }
 
     /// Follows every path anew that an event concerns, or that has no watch and is due. Whether an answer changed.
@@ -170,7 +170,7 @@ impl Sources {
         let mut concerned = self.events();
         if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
-            let unwatched = self.sources.iter().filter(|(_, source)| source.unwatched.is_some());
+            let unwatched = self.by_id.iter().filter(|(_, source)| source.unwatched.is_some());
             concerned.extend(unwatched.map(|(id, _)| *id));
         }
         self.follow_all(concerned)
@@ -179,7 +179,7 @@ impl Sources {
     /// The same for all, whether there was an event or not.
     pub(super) fn look_at_all(&mut self) -> bool {
         let mut all = self.events();
-        all.extend(self.sources.keys());
+        all.extend(self.by_id.keys());
         self.follow_all(all)
     }
 
@@ -196,7 +196,7 @@ impl Sources {
             let Ok(events) = inotify.read_events() else { break };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    concerned.extend(self.sources.keys());
+                    concerned.extend(self.by_id.keys());
                 }
                 let Some(users) = self.watches.get(&event.wd) else { continue };
                 // An event without a name is about the directory, or the file, itself.
@@ -214,7 +214,7 @@ impl Sources {
 
     /// Whether the answer changed.
     fn follow(&mut self, id: u32) -> bool {
-        let Some(mut source) = self.sources.remove(&id) else { return false };
+        let Some(mut source) = self.by_id.remove(&id) else { return false };
         let mut trail = Trail::follow(source.root.as_fd(), &source.key.path);
         let mut told = read(&source.key, &trail);
         source.unwatched = None;
@@ -250,7 +250,7 @@ impl Sources {
             }
             source.told = told;
         }
-        self.sources.insert(id, source);
+        self.by_id.insert(id, source);
         changed
     }
 
@@ -283,9 +283,9 @@ impl Sources {
 
     /// Drops every source that is not in use.
     pub(super) fn keep(&mut self, in_use: impl Fn(u32) -> bool) {
-        let unused: Vec<u32> = self.sources.keys().filter(|id| !in_use(**id)).copied().collect();
+        let unused: Vec<u32> = self.by_id.keys().filter(|id| !in_use(**id)).copied().collect();
         for id in unused {
-            self.sources.remove(&id);
+            self.by_id.remove(&id);
             self.by_key.retain(|_, source| *source != id);
             let Ok(inotify) = &self.inotify else { continue };
             self.watches.retain(|watch, users| {

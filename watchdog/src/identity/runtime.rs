@@ -50,7 +50,7 @@ fn by_name(name: &str) -> Option<&'static str> {
 
 /// A line of `/proc/PID/maps` that shows PHP as a library of the server.
 fn maps_php(line: &str) -> bool {
-    line.ends_with(".so") && MODULES.iter().any(|module| line.contains(module))
+    line.strip_suffix(".so").is_some_and(|path| MODULES.iter().any(|module| path.contains(module)))
 }
 
 #[cfg(test)]

@@ -162,7 +162,9 @@ fn services_on_one_link_share_its_watches_and_leave_none_behind() {
 
     let pids = [one.pid(), two.pid()];
     drop((one, two));
-    pids.map(|pid| identifier.forget(pid));
+    for pid in pids {
+        identifier.forget(pid);
+    }
     assert_eq!(identifier.sources.watch_count(), 0);
     flip(&current, "releases/1");
     assert_eq!(identifier.changed(), Vec::<u32>::new());
