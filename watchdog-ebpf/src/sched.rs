@@ -19,6 +19,8 @@ use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
 
 /// Kept for the next request without a sign that it concerns one, in nanoseconds.
 const CARRIED_UNSEEN_NS: u64 = 50_000;
+/// Kept with a sign by a thread that has not received any request.
+const CARRIED_FIRST_NS: u64 = 3_000_000;
 /// Kept with a sign: connections that never bring a request must not save up for one that does.
 const CARRIED_NS: u64 = 20_000_000;
 
@@ -132,12 +134,12 @@ fn of_nobody(task: Task, slot: u16, ns: u64) {
 #[inline(always)]
 fn carry(thread: &mut Thread, task: Task, slot: u16) {
     let held = thread.held_ns;
-    let most = if thread.role & Role::TENDS != 0 {
-        CARRIED_NS
-    } else if thread.role & Role::RECEIVES != 0 {
-        CARRIED_UNSEEN_NS
-    } else {
-        0
+    let most = match thread.role & (Role::TENDS | Role::RECEIVES) {
+        0 => 0,
+        Role::RECEIVES => CARRIED_UNSEEN_NS,
+        // It may receive its first request yet.
+        Role::TENDS => CARRIED_FIRST_NS,
+        _ => CARRIED_NS,
     };
     let room = most.saturating_sub(thread.carried_ns);
     let kept = if held < room { held } else { room };
