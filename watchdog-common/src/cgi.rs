@@ -390,3 +390,6 @@ pub fn status(memory: &Memory, len: usize) -> u16 {
     let _ = (0..WINDOW / STEP).find(|step| !scan.step(memory, step * STEP, len));
     scan.status()
 }
+
+#[cfg(test)]
+mod tests;
