@@ -7,6 +7,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cgi::WINDOW;
 use crate::http::method_code;
 
 #[path = "captured.rs"]
