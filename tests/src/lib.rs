@@ -7,5 +7,8 @@ pub mod cases;
 pub mod harness;
 pub mod load;
 pub mod measure;
+pub mod servers;
 pub mod shop;
 pub mod skip;
+pub mod soak;
+pub mod window;

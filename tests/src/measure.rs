@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use watchdog::clock::mono_ns;
-use watchdog::kernel::tick::Tick;
 use watchdog::kernel::{EndpointPattern, Kernel};
 use watchdog_common::types::{Conservation, Loss, Sample};
 
 use crate::burn::stats::Cost;
 use crate::harness::{Burn, Deviation, between, compare, table, usual_mix};
 use crate::load::{LoadOptions, LoadReport, Step, run};
+use crate::window::{Account, Watched, Window, coverage, losses_told};
+pub use crate::window::{Ticks, family};
 
 /// The burn server's endpoints as the kernel is told them; the index is the place in the list plus one.
 pub const ENDPOINTS: [(&str, Option<&str>, &str); 5] = [
@@ -27,6 +27,9 @@ pub const ENDPOINTS: [(&str, Option<&str>, &str); 5] = [
 pub const fn endpoint_count() -> u16 {
     ENDPOINTS.len() as u16 + 1
 }
+
+/// The name of what is no endpoint.
+const OTHER: &str = "other";
 
 /// The endpoints as patterns of the kernel.
 pub fn patterns() -> Vec<EndpointPattern> {
@@ -90,9 +93,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Attributed time over the processes' time.
+    /// Attributed time, and what serves the runtime, over the processes' time.
     pub fn coverage(&self) -> f64 {
-        self.conservation.attributed_ns as f64 / self.conservation.process_ns.max(1) as f64
+        coverage(&self.conservation)
     }
 
     pub fn deviation(&self, endpoint: &str) -> anyhow::Result<&Deviation> {
@@ -109,11 +112,6 @@ impl Measured {
     /// Everything in a few lines, for a test's message.
     pub fn told(&self) -> String {
         let c = &self.conservation;
-        let losses: Vec<String> = Loss::ALL
-            .iter()
-            .filter(|loss| self.lost(**loss) > 0)
-            .map(|loss| format!("{}={}", loss.label(), self.lost(*loss)))
-            .collect();
         format!(
             "{}process {:.2} ms (own clock {:.2} ms), attributed {:.2} ms ({:.1} %), unattributed {:.2} ms, begun {}, \
              finished {}, still ongoing {}, failed {}; losses: {}\n",
@@ -127,7 +125,7 @@ impl Measured {
             c.finished,
             self.left_ongoing,
             self.report.failures,
-            if losses.is_empty() { "none".to_owned() } else { losses.join(" ") },
+            losses_told(&self.losses),
         )
     }
 }
@@ -136,30 +134,18 @@ impl Measured {
 pub fn measure(kernel: &mut Kernel, case: &Case) -> anyhow::Result<Measured> {
     let args: Vec<&str> = case.server.iter().map(String::as_str).collect();
     let burn = Burn::start(&args)?;
-    kernel.register_service(0, &patterns())?;
-    let slot = kernel.open_slot(0, endpoint_count())?;
-    // The parent first: what it forks from here on inherits the slot, and what it forked before is in the list.
-    kernel.watch(burn.pid(), slot);
-    for pid in family(burn.pid())? {
-        kernel.watch(pid, slot);
-    }
-    let measured = measure_watched(kernel, case, &burn, slot);
-    for pid in family(burn.pid())? {
-        kernel.unwatch(pid);
-    }
+    let watched = Watched::open(kernel, 0, &patterns(), &[burn.pid()])?;
+    let measured = measure_watched(kernel, case, &burn, watched.slot);
+    watched.release(kernel)?;
     drop(burn);
     std::thread::sleep(Duration::from_millis(20));
-    kernel.close_slot(slot)?;
+    kernel.close_slot(watched.slot)?;
     measured.with_context(|| case.name.clone())
 }
 
 fn measure_watched(kernel: &mut Kernel, case: &Case, burn: &Burn, slot: u16) -> anyhow::Result<Measured> {
-    let mut ticks = Ticks::default();
     let before = burn.stats()?;
-    std::thread::sleep(Duration::from_millis(60));
-    ticks.add(kernel.tick(mono_ns())?);
-    let base = ticks.conservation(slot);
-    let figures_before = figures(kernel, slot)?;
+    let window = Window::open(kernel, &[slot])?;
     let options = LoadOptions {
         concurrency: case.concurrency,
         keep_alive: case.keep_alive,
@@ -167,91 +153,30 @@ fn measure_watched(kernel: &mut Kernel, case: &Case, burn: &Burn, slot: u16) -> 
         expect_continue: case.expect_continue,
         ..LoadOptions::new(burn.target().clone(), case.steps.clone(), case.requests)
     };
-    ticks = Ticks::default();
     let report = run(options)?;
-    // The account is asked for after the figures, so that asking is in neither.
-    std::thread::sleep(Duration::from_millis(100));
-    ticks.add(kernel.tick(mono_ns())?);
-    let now = ticks.conservation(slot);
-    let figures_after = figures(kernel, slot)?;
-    let left_ongoing = kernel.ongoing().iter().filter(|request| request.build_slot == slot).count();
+    // The server's account is asked for after the figures, so that asking is in neither.
+    let mut seen = window.close(kernel)?;
+    let account = seen.accounts.remove(&slot).context("the slot has no account")?;
     let after = burn.stats_after(&before, &report)?;
 
-    let kernel_costs = figures_after
-        .into_iter()
-        .map(|(name, cost)| {
-            let old: Cost = figures_before.get(&name).copied().unwrap_or_default();
-            (name, Cost { count: cost.count - old.count, sum_ns: cost.sum_ns - old.sum_ns })
-        })
-        .filter(|(name, cost)| cost.count > 0 && name != "other")
-        .collect();
+    let mut kernel_costs = by_name(&account);
+    kernel_costs.remove(OTHER);
     Ok(Measured {
         deviations: compare(&kernel_costs, &between(&before, &after)),
         report,
-        conservation: Conservation {
-            process_ns: now.process_ns - base.process_ns,
-            attributed_ns: now.attributed_ns - base.attributed_ns,
-            unattributed_ns: now.unattributed_ns - base.unattributed_ns,
-            started: now.started - base.started,
-            finished: now.finished - base.finished,
-        },
+        conservation: account.conservation,
         process_cpu_ns: after.process_cpu_ns - before.process_cpu_ns,
-        samples: ticks.samples,
-        losses: ticks.losses,
-        left_ongoing,
+        samples: seen.samples,
+        losses: seen.losses,
+        left_ongoing: account.left_ongoing,
     })
 }
 
-/// The kernel's count and sum by endpoint.
-pub fn figures(kernel: &Kernel, slot: u16) -> anyhow::Result<BTreeMap<String, Cost>> {
-    let mut all = BTreeMap::<String, Cost>::new();
-    for (key, series) in kernel.series()? {
-        if key.build_slot != slot {
-            continue;
-        }
-        let name = match usize::from(key.endpoint).checked_sub(1).and_then(|index| ENDPOINTS.get(index)) {
-            Some((name, ..)) => name,
-            None => "other",
-        };
-        let cost = all.entry(name.to_owned()).or_default();
-        cost.count += series.count;
-        cost.sum_ns += series.oncpu_sum_ns;
-    }
-    Ok(all)
-}
-
-/// What several ticks brought together.
-#[derive(Debug, Default)]
-pub struct Ticks {
-    pub samples: Vec<Sample>,
-    pub losses: [u64; Loss::ALL.len()],
-    last: Vec<(u16, Conservation)>,
-}
-
-impl Ticks {
-    pub fn add(&mut self, tick: Tick) {
-        self.samples.extend(tick.samples);
-        for (sum, more) in self.losses.iter_mut().zip(tick.losses) {
-            *sum += more;
-        }
-        self.last = tick.conservation;
-    }
-
-    pub fn conservation(&self, slot: u16) -> Conservation {
-        self.last.iter().find(|(s, _)| *s == slot).map(|(_, figures)| *figures).unwrap_or_default()
-    }
-}
-
-/// A process and its children, as they are now.
-pub fn family(pid: u32) -> anyhow::Result<Vec<u32>> {
-    let mut all = vec![pid];
-    let mut next = 0;
-    while next < all.len() {
-        let path = format!("/proc/{0}/task/{0}/children", all[next]);
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            all.extend(text.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
-        }
-        next += 1;
-    }
-    Ok(all)
+/// An account's counts and sums by endpoint.
+pub fn by_name(account: &Account) -> BTreeMap<String, Cost> {
+    let named = (1..).zip(ENDPOINTS.map(|(name, ..)| name)).chain([(0, OTHER)]);
+    named
+        .map(|(index, name)| (name.to_owned(), account.of(index)))
+        .filter(|(_, cost)| cost.count > 0)
+        .collect()
 }

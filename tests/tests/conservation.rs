@@ -7,8 +7,9 @@ use watchdog::kernel::KernelOptions;
 use watchdog_common::types::Loss;
 use watchdog_tests::harness::Burn;
 use watchdog_tests::load::{LoadOptions, run};
-use watchdog_tests::measure::{Case, endpoint_count, figures, measure, patterns};
+use watchdog_tests::measure::{Case, measure, patterns};
 use watchdog_tests::skip::kernel_or_skip;
+use watchdog_tests::window::Watched;
 
 #[test]
 fn every_nanosecond_is_given_to_a_request_or_to_nobody() {
@@ -21,7 +22,7 @@ fn every_nanosecond_is_given_to_a_request_or_to_nobody() {
     ] {
         let measured = measure(&mut kernel, &case).unwrap_or_else(|error| panic!("{error:#}"));
         let figures = measured.conservation;
-        let given = figures.attributed_ns + figures.unattributed_ns;
+        let given = figures.attributed_ns + figures.shared_ns + figures.unattributed_ns;
         let gap = given.abs_diff(figures.process_ns) as f64 / figures.process_ns as f64;
         assert!(
             gap < 0.01,
@@ -65,9 +66,7 @@ fn dropped_samples_come_back_from_the_histogram() {
     let Some(mut kernel) = kernel_or_skip(&options) else { return };
     let burn =
         Burn::start(&["--login-us", "300", "--browse-us", "50", "--report-sleep-ms", "1"]).expect("a server");
-    kernel.register_service(0, &patterns()).expect("patterns");
-    let slot = kernel.open_slot(0, endpoint_count()).expect("a free slot");
-    kernel.watch(burn.pid(), slot);
+    let watched = Watched::open(&mut kernel, 0, &patterns(), &[burn.pid()]).expect("a free slot");
     let requests = 2_000;
     let load = LoadOptions {
         concurrency: 4,
@@ -87,6 +86,8 @@ fn dropped_samples_come_back_from_the_histogram() {
     assert_eq!(count, requests);
     let seen_ns =
         samples.iter().map(|s| s.oncpu_ns).sum::<u64>() + rebuilt.iter().map(|(ns, n)| ns * n).sum::<u64>();
-    let exact_ns: u64 = figures(&kernel, slot).expect("series").values().map(|cost| cost.sum_ns).sum();
+    let series = kernel.series().expect("series").into_iter();
+    let own = series.filter(|(key, _)| key.build_slot == watched.slot);
+    let exact_ns: u64 = own.map(|(_, series)| series.oncpu_sum_ns).sum();
     assert!(seen_ns.abs_diff(exact_ns) < exact_ns / 1_000, "{seen_ns} instead of {exact_ns}");
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::mem::size_of;
 
 use aya_obj::generated::bpf_map_type::{
-    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
-    BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE,
+    BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PROG_ARRAY,
+    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE,
 };
 use aya_obj::{Object, ProgramSection};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 use watchdog::kernel::OBJECT;
 use watchdog_common::abi::{self, global, map, program};
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, Series, SeriesKey, ServicePatterns,
 };
 
 /// The kernel cuts names after this many bytes.
@@ -51,6 +51,7 @@ fn maps() -> Vec<Map> {
         value,
         entries,
     };
+    let private = |name, entries| Map { name, kind: BPF_MAP_TYPE_ARRAY as u32, key: 4, value: None, entries };
     let ring =
         |name, bytes| Map { name, kind: BPF_MAP_TYPE_RINGBUF as u32, key: 0, value: Some(0), entries: bytes };
     let storage = |name, kind: u32| Map { name, kind, key: 4, value: None, entries: 0 };
@@ -62,10 +63,21 @@ fn maps() -> Vec<Map> {
         array(map::ONGOING, size_of::<OngoingRequest>(), abi::MAX_ONGOING),
         hash(map::SERIES, size_of::<SeriesKey>(), size_of::<Series>(), abi::MAX_SERIES),
         per_cpu(map::CONSERVATION, Some(size_of::<Conservation>()), abi::MAX_BUILD_SLOTS),
-        per_cpu(map::LOSSES, Some(size_of::<u64>()), LOSS_REASONS),
+        per_cpu(map::LOSSES, Some(size_of::<Losses>()), abi::MAX_BUILD_SLOTS),
+        per_cpu(map::BLIND, Some(size_of::<Blind>()), abi::MAX_BUILD_SLOTS),
+        private(map::LOCKS, abi::LOCK_PLACES),
+        private(map::HABITS, abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOINTS),
+        private(map::PARKED, abi::PARKED_PROCESSES),
+        private(map::GOROUTINES, abi::MAX_ONGOING),
         per_cpu(map::SLICE, None, 1),
         storage(map::TASKS, BPF_MAP_TYPE_TASK_STORAGE as u32),
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
+        hash(map::JOBS, 16, abi::JOB_BYTES, abi::MAX_JOBS),
+        hash(map::TLS, 16, abi::CONNECTION_BYTES, abi::MAX_TLS_SESSIONS),
+        array(map::BLANK, abi::CONNECTION_BYTES, 1),
+        array(map::TLS_SESSIONS, size_of::<u64>(), 1),
+        hash(map::TLS_SERVED, size_of::<u32>(), size_of::<u32>(), abi::MAX_TLS_SERVED),
+        Map { name: map::NO_TAIL, kind: BPF_MAP_TYPE_PROG_ARRAY as u32, key: 4, value: Some(4), entries: 1 },
         storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
@@ -107,11 +119,19 @@ fn no_map_is_there_that_the_agent_does_not_know() {
 #[test]
 fn every_program_hangs_on_the_hook_it_is_named_after() {
     let object = parsed();
-    let known = names(program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A));
+    let extra = || program::POOL.into_iter().chain(program::TLS);
+    let known = names(program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A).chain(extra()));
     assert_eq!(names(object.programs.keys().map(String::as_str)), known);
     for (name, built) in &object.programs {
         let fits = if program::TIER_A.contains(&name.as_str()) {
             matches!(built.section, ProgramSection::FExit { sleepable: false })
+        } else if extra().any(|extra| extra == name) {
+            // Where it is put, the agent decides for each process.
+            match built.section {
+                ProgramSection::UProbe { sleepable: false } => !name.ends_with("_end"),
+                ProgramSection::URetProbe { sleepable: false } => name.ends_with("_end"),
+                _ => false,
+            }
         } else {
             matches!(built.section, ProgramSection::BtfTracePoint)
         };
@@ -126,6 +146,8 @@ fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
         (global::TASK_PID, 4),
         (global::TASK_TGID, 4),
         (global::TASK_SUM_EXEC, 4),
+        (global::TASK_COMM, 4),
+        (global::TASK_TLS, 4),
         (global::TASK_SIGNAL, 4),
         (global::SIGNAL_LIVE, 4),
         (global::SOCKET_SK, 4),

@@ -17,6 +17,15 @@ pub const MAX_SERIES: u32 = 8_192;
 pub const MAX_ENDPOINT_RULES: u32 = 4_096;
 /// Largest thread-group id the kernel gives out, plus one (`PID_MAX_LIMIT`).
 pub const MAX_TGID: u32 = 4_194_304;
+/// Jobs that pools have not finished on the host at most.
+pub const MAX_JOBS: u32 = 65_536;
+/// Sessions of probed TLS libraries on the host at most.
+pub const MAX_TLS_SESSIONS: u32 = 65_536;
+/// Bytes of a job's entry, and of a session's: private to the programs, but told to who opens the map.
+pub const JOB_BYTES: usize = 16;
+pub const CONNECTION_BYTES: usize = 568;
+/// Processes with a probed TLS library at most.
+pub const MAX_TLS_SERVED: u32 = 16_384;
 /// Bytes of the ring that carries [`crate::types::Sample`]s.
 pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
@@ -36,8 +45,21 @@ pub const MAX_WILDCARD_MASKS: usize = 4;
 
 /// Endpoint index of requests that match no configured endpoint.
 pub const ENDPOINT_OTHER: u16 = 0;
+/// Bits of a [`map::TGID_SLOTS`] element: the build slot, and above it what the process's runtime is.
+pub const SLOT_MASK: u16 = 0x00ff;
+const _: () = assert!(MAX_BUILD_SLOTS == SLOT_MASK as u32 + 1);
+/// A Go program: requests belong to goroutines, not to threads.
+pub const RUNTIME_GO: u16 = 0x0100;
+
 /// Status classes: 0 is "no status seen", 1 to 5 are 1xx to 5xx.
 pub const STATUS_CLASSES: u16 = 6;
+
+/// Futexes that are remembered as locks.
+pub const LOCK_PLACES: u32 = 16_384;
+/// Processes whose requests wait for pool threads, told apart by the low bits of their thread-group ids.
+pub const PARKED_PROCESSES: u32 = 1_024;
+/// Requests of one process that can wait for its pool at the same time.
+pub const PARKED_REQUESTS: u32 = 128;
 
 /// Names of the maps, at most 15 bytes each (the kernel cuts longer ones).
 pub mod map {
@@ -55,14 +77,36 @@ pub mod map {
     pub const SERIES: &str = "SERIES";
     /// Per-CPU array: build slot to [`crate::types::Conservation`].
     pub const CONSERVATION: &str = "CONSERVATION";
-    /// Per-CPU array: [`crate::types::Loss`] to `u64`.
+    /// Per-CPU array: build slot to [`crate::types::Losses`].
     pub const LOSSES: &str = "LOSSES";
+    /// Per-CPU array: build slot to [`crate::types::Blind`].
+    pub const BLIND: &str = "BLIND";
+    /// Array: addresses of futexes that are locks, by hash.
+    pub const LOCKS: &str = "LOCKS";
+    /// Array: (build slot, endpoint) to how often its requests give work away.
+    pub const HABITS: &str = "HABITS";
+    /// Array: requests that wait for a pool thread, by process.
+    pub const PARKED: &str = "PARKED_REQ";
+    /// Array: goroutine to its request, by hash.
+    pub const GOROUTINES: &str = "ONGOING_GO";
     /// Per-CPU array of one: the slice that runs on this CPU.
     pub const SLICE: &str = "SLICE_SCRATCH";
     /// Task storage: what the thread works on.
     pub const TASKS: &str = "ONGOING_TASK";
     /// Socket storage: what the connection carries.
     pub const CONNECTIONS: &str = "ONGOING_CONN";
+    /// Hash: (address of a pool's job, process) to its request.
+    pub const JOBS: &str = "ONGOING_JOB";
+    /// Hash: (address of a TLS session, process) to what the connection carries.
+    pub const TLS: &str = "ONGOING_TLS";
+    /// Array of one: what a new TLS session's state begins as.
+    pub const BLANK: &str = "BLANK_CONN";
+    /// Array of one `u64`: TLS sessions seen.
+    pub const TLS_SESSIONS: &str = "TLS_SESSIONS";
+    /// Hash: process (`u32`) to 1, for those whose TLS library is probed.
+    pub const TLS_SERVED: &str = "TLS_SERVED";
+    /// Program array of one that stays empty.
+    pub const NO_TAIL: &str = "NO_TAIL";
     /// Socket storage: what a connection carries as records or packets, if it does.
     pub const PACKETS: &str = "ONGOING_PACKET";
     /// Ring of [`crate::types::Sample`]s, drained on a timer.
@@ -81,6 +125,7 @@ pub mod program {
     pub const SCHED_PROCESS_EXEC: &str = "sched_process_exec";
     pub const SCHED_PROCESS_EXIT: &str = "sched_process_exit";
     pub const INET_SOCK_SET_STATE: &str = "inet_sock_set_state";
+    pub const SIGNAL_DELIVER: &str = "signal_deliver";
     /// Core tier, kernel 6.3 and later.
     pub const SOCK_RECV_LENGTH: &str = "sock_recv_length";
     pub const SOCK_SEND_LENGTH: &str = "sock_send_length";
@@ -92,18 +137,34 @@ pub mod program {
     pub const INET6_SENDMSG: &str = "inet6_sendmsg";
     pub const UNIX_STREAM_SENDMSG: &str = "unix_stream_sendmsg";
 
+    /// Extra tier: user probes on the pool of libuv.
+    pub const POOL_SUBMIT: &str = "pool_submit";
+    pub const POOL_QUEUE: &str = "pool_queue";
+    pub const POOL_START: &str = "pool_start";
+    pub const POOL_END: &str = "pool_end";
+    pub const POOL_DONE: &str = "pool_done";
+    /// Extra tier: user probes on TLS libraries.
+    pub const TLS_READ: &str = "tls_read";
+    pub const TLS_READ_EX: &str = "tls_read_ex";
+    pub const TLS_READ_END: &str = "tls_read_end";
+    pub const TLS_WRITE: &str = "tls_write";
+    pub const TLS_FREE: &str = "tls_free";
+
     /// Raw-BTF tracepoints that every tier needs.
-    pub const ALWAYS: [&str; 6] = [
+    pub const ALWAYS: [&str; 7] = [
         SCHED_SWITCH,
         SCHED_WAKING,
         SCHED_PROCESS_FORK,
         SCHED_PROCESS_EXEC,
         SCHED_PROCESS_EXIT,
         INET_SOCK_SET_STATE,
+        SIGNAL_DELIVER,
     ];
     pub const CORE: [&str; 2] = [SOCK_RECV_LENGTH, SOCK_SEND_LENGTH];
     pub const TIER_A: [&str; 6] =
         [INET_RECVMSG, INET6_RECVMSG, UNIX_STREAM_RECVMSG, INET_SENDMSG, INET6_SENDMSG, UNIX_STREAM_SENDMSG];
+    pub const POOL: [&str; 5] = [POOL_SUBMIT, POOL_QUEUE, POOL_START, POOL_END, POOL_DONE];
+    pub const TLS: [&str; 5] = [TLS_READ, TLS_READ_EX, TLS_READ_END, TLS_WRITE, TLS_FREE];
 }
 
 /// Names of the read-only globals that the agent sets before loading.
@@ -112,6 +173,9 @@ pub mod global {
     pub const TASK_TGID: &str = "OFF_TASK_TGID";
     pub const TASK_SUM_EXEC: &str = "OFF_TASK_SUM_EXEC";
     pub const TASK_SIGNAL: &str = "OFF_TASK_SIGNAL";
+    pub const TASK_COMM: &str = "OFF_TASK_COMM";
+    /// User space's thread pointer (`fs` on x86_64).
+    pub const TASK_TLS: &str = "OFF_TASK_TLS";
     pub const SIGNAL_LIVE: &str = "OFF_SIGNAL_LIVE";
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
     pub const HASH_KEY: &str = "HASH_KEY";

@@ -40,9 +40,13 @@ impl RequestFlags {
     pub const CLOSED: u16 = 1 << 3;
     /// More of a response that was already counted as finished: adds to the sum, not to the count.
     pub const CONTINUATION: u16 = 1 << 4;
+    /// A thread that was in it gave work to another one.
+    pub const HANDED: u16 = 1 << 5;
+    /// It is queued for a pool thread that takes up work without being woken.
+    pub const PARKED: u16 = 1 << 6;
     /// Of a thread, not of a request: its response is complete and the connection will carry no other one, but the
     /// server may wait for the other side to close before it goes on.
-    pub const LINGERS: u16 = 1 << 5;
+    pub const LINGERS: u16 = 1 << 7;
 }
 
 /// A request under way, in a place of the table of all such requests.
@@ -54,6 +58,8 @@ pub struct OngoingRequest {
     pub identity: u64,
     /// On-CPU time charged so far (what threads still hold is not in it).
     pub oncpu_ns: u64,
+    /// Of that, what was used by threads that took up the work without an exact sign of whose it is.
+    pub inferred_ns: u64,
     pub start_mono_ns: u64,
     /// Last receive or send.
     pub last_mono_ns: u64,
@@ -66,8 +72,8 @@ pub struct OngoingRequest {
     /// [`RequestFlags`] bits.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<OngoingRequest>() == 48 && align_of::<OngoingRequest>() == 8);
-const _: () = assert!(offset_of!(OngoingRequest, identity) == 0 && offset_of!(OngoingRequest, flags) == 46);
+const _: () = assert!(size_of::<OngoingRequest>() == 56 && align_of::<OngoingRequest>() == 8);
+const _: () = assert!(offset_of!(OngoingRequest, identity) == 0 && offset_of!(OngoingRequest, flags) == 54);
 
 /// A place that holds no request.
 pub const VACANT: u64 = 0;
@@ -80,6 +86,9 @@ pub const TAKEN: u64 = u64::MAX;
 pub const fn request_identity(cookie: u64, sequence: u32) -> u64 {
     cookie << 24 | (sequence & 0x00ff_ffff) as u64
 }
+
+/// Set in the cookie of a TLS session, which is numbered apart from the sockets.
+pub const TLS_COOKIE: u64 = 1 << 39;
 
 /// What a build slot stands for.
 #[repr(C)]
@@ -146,13 +155,15 @@ pub struct Series {
     pub oncpu_sum_ns: u64,
     /// Of the sum, what came from continuations.
     pub continued_ns: u64,
+    /// Of the sum, what was attributed by inference ([`OngoingRequest::inferred_ns`]).
+    pub inferred_ns: u64,
     pub buckets: [u64; BUCKETS],
 }
-const _: () = assert!(size_of::<Series>() == 24 + 8 * BUCKETS && align_of::<Series>() == 8);
+const _: () = assert!(size_of::<Series>() == 32 + 8 * BUCKETS && align_of::<Series>() == 8);
 
 impl Default for Series {
     fn default() -> Self {
-        Self { count: 0, oncpu_sum_ns: 0, continued_ns: 0, buckets: [0; BUCKETS] }
+        Self { count: 0, oncpu_sum_ns: 0, continued_ns: 0, inferred_ns: 0, buckets: [0; BUCKETS] }
     }
 }
 
@@ -164,6 +175,8 @@ pub struct Conservation {
     pub process_ns: u64,
     /// Charged to requests.
     pub attributed_ns: u64,
+    /// Used by threads that serve the runtime and no single request: JIT compilers, garbage collectors.
+    pub shared_ns: u64,
     /// Belongs to no request: start-up, polling, housekeeping.
     pub unattributed_ns: u64,
     /// Requests begun.
@@ -171,7 +184,23 @@ pub struct Conservation {
     /// Requests finished and counted.
     pub finished: u64,
 }
-const _: () = assert!(size_of::<Conservation>() == 40 && align_of::<Conservation>() == 8);
+const _: () = assert!(size_of::<Conservation>() == 48 && align_of::<Conservation>() == 8);
+
+/// Bytes that a build's processes received on connections that lead to them, by what the programs can make of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blind {
+    /// Of a protocol that is read.
+    pub readable_bytes: u64,
+    /// TLS that no probe reads in clear.
+    pub tls_bytes: u64,
+    pub http2_bytes: u64,
+    /// Of no known protocol. What came on connections that the process made itself is in none of these fields.
+    pub unknown_bytes: u64,
+    /// Received through `io_uring`.
+    pub io_uring_bytes: u64,
+}
+const _: () = assert!(size_of::<Blind>() == 40 && align_of::<Blind>() == 8);
 
 /// A process appeared, changed its program or ended.
 #[repr(C)]
@@ -257,11 +286,22 @@ losses! {
     ClockStep = 14, "clock_step";
     /// A request that was still without an answer when its connection or process ended.
     Abandoned = 15, "abandoned";
+    /// No room to remember whose a pool's job is; its time goes to whoever woke the pool's thread.
+    JobStorage = 16, "job_storage";
     /// A FastCGI request that began while another one was under way on its connection.
-    Multiplexed = 16, "multiplexed";
+    Multiplexed = 17, "multiplexed";
     /// A FastCGI or uwsgi connection whose records could not be followed any more.
-    OutOfStep = 17, "out_of_step";
+    OutOfStep = 18, "out_of_step";
 }
 /// Number of [`Loss`] reasons.
-pub const LOSS_REASONS: u32 = 18;
+pub const LOSS_REASONS: u32 = 19;
 const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);
+
+/// Losses of one build slot, by [`Loss`] as index; those of slot 0 could not be told to belong to any.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Losses(pub [u64; MAX_LOSS_REASONS]);
+/// Room for more reasons.
+pub const MAX_LOSS_REASONS: usize = 32;
+const _: () =
+    assert!(LOSS_REASONS as usize <= MAX_LOSS_REASONS && size_of::<Losses>() == 8 * MAX_LOSS_REASONS);

@@ -2,9 +2,10 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
-use watchdog_common::types::{Conservation, Loss};
+use watchdog_common::types::{Blind, Conservation, Loss};
 
-use crate::maps::{CONSERVATION, LOSSES};
+use crate::maps::{BLIND, CONSERVATION, LOSSES, slot_of};
+use crate::offsets::Task;
 
 /// Adds to a counter that other CPUs or interrupts add to as well.
 #[inline(always)]
@@ -25,8 +26,11 @@ pub(crate) fn exchange(value: *mut u64, from: u64, to: u64) -> bool {
 
 #[inline(always)]
 pub(crate) fn lost(reason: Loss) {
-    if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
-        add(counter, 1);
+    // Rare, so it may look up whose loss it is.
+    let slot = slot_of(Task::current().tgid());
+    if let Some(losses) = LOSSES.get_ptr_mut(u32::from(slot)) {
+        // SAFETY: reasons are fewer than the array's elements; a live map value.
+        add(unsafe { (&raw mut (*losses).0).cast::<u64>().add(reason as usize) }, 1);
     }
 }
 
@@ -50,6 +54,12 @@ pub(crate) fn attributed(slot: u16, ns: u64) {
 }
 
 #[inline(always)]
+pub(crate) fn shared(slot: u16, ns: u64) {
+    // SAFETY: as above.
+    conserve(slot, |c| unsafe { &raw mut (*c).shared_ns }, ns);
+}
+
+#[inline(always)]
 pub(crate) fn unattributed(slot: u16, ns: u64) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).unattributed_ns }, ns);
@@ -65,4 +75,12 @@ pub(crate) fn started(slot: u16) {
 pub(crate) fn finished(slot: u16) {
     // SAFETY: as above.
     conserve(slot, |c| unsafe { &raw mut (*c).finished }, 1);
+}
+
+/// Bytes that were received, by what can be made of them.
+#[inline(always)]
+pub(crate) fn received(slot: u16, field: impl FnOnce(*mut Blind) -> *mut u64, bytes: u64) {
+    if let Some(figures) = BLIND.get_ptr_mut(u32::from(slot)) {
+        add(field(figures), bytes);
+    }
 }

@@ -1,16 +1,16 @@
 //! Every map, with the reason for its capacity.
 
 use core::ffi::c_void;
-use core::mem::offset_of;
+use core::mem::{offset_of, size_of};
 use core::ptr;
 
 use aya_ebpf::bindings::bpf_map_type::{BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_TASK_STORAGE};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, LOSS_REASONS, OngoingRequest, ProcessEvent, Sample, Series,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, ProcessEvent, Sample, Series,
     SeriesKey, ServicePatterns, request_identity,
 };
 use watchdog_common::{abi, cgi, fastcgi, uwsgi};
@@ -64,7 +64,30 @@ pub(crate) static CONSERVATION: PerCpuArray<Conservation, { abi::MAX_BUILD_SLOTS
     PerCpuArray::new();
 
 #[btf_map]
-pub(crate) static LOSSES: PerCpuArray<u64, { LOSS_REASONS as usize }> = PerCpuArray::new();
+pub(crate) static LOSSES: PerCpuArray<Losses, { abi::MAX_BUILD_SLOTS as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static BLIND: PerCpuArray<Blind, { abi::MAX_BUILD_SLOTS as usize }> = PerCpuArray::new();
+
+/// Futexes that are locks: each element holds the tag of the one that hashed here last (128 KiB). A process has a few;
+/// one that is displaced is learned again.
+#[btf_map]
+pub(crate) static LOCKS: Array<u64, { abi::LOCK_PLACES as usize }> = Array::new();
+
+/// Of each build slot and endpoint, how often its requests give work to other threads.
+#[btf_map]
+pub(crate) static HABITS: Array<Habit, { (abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOINTS) as usize }> =
+    Array::new();
+
+/// 2 KiB for each process that can be told apart by the low bits of its thread-group id; two that share them take
+/// turns, and what one loses is attributed to nobody.
+#[btf_map]
+pub(crate) static PARKED_REQ: Array<Parked, { abi::PARKED_PROCESSES as usize }> = Array::new();
+
+/// As many as there can be requests; one that is displaced leaves its request's time to nobody until it receives or
+/// sends again.
+#[btf_map]
+pub(crate) static ONGOING_GO: Array<Goroutine, { abi::MAX_ONGOING as usize }> = Array::new();
 
 /// What runs on this CPU. `sched_switch` writes it, with interrupts off; the exit of a process's last thread, which
 /// runs on this CPU, closes it.
@@ -78,6 +101,56 @@ pub(crate) static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> 
 /// 8,000 events; a burst beyond is found by the agent's scan.
 #[btf_map]
 pub(crate) static PROCESSES: RingBuf<ProcessEvent, { abi::PROCESS_RING_BYTES as usize }> = RingBuf::new();
+
+/// Jobs that a pool has not finished, by whose they are. An entry lives from the job's submission until its thread is
+/// told that it is done; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_JOB: HashMap<
+    PointerKey,
+    Request,
+    { abi::MAX_JOBS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Connections inside TLS. A session has no socket at hand when it is read (Node.js hands it memory), so its state
+/// lives here until the library frees it; the agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_TLS: HashMap<
+    PointerKey,
+    Connection,
+    { abi::MAX_TLS_SESSIONS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// A connection of which nothing is known: too large for the stack. Nobody writes it.
+#[btf_map]
+pub(crate) static BLANK_CONN: Array<Connection, 1> = Array::new();
+
+/// How many TLS sessions were seen: each gets the next number for a cookie.
+#[btf_map]
+pub(crate) static TLS_SESSIONS: Array<u64, 1> = Array::new();
+
+/// Processes whose TLS library is probed, by the agent: what goes through it is measured, not lost.
+#[btf_map]
+pub(crate) static TLS_SERVED: HashMap<
+    u32,
+    u32,
+    { abi::MAX_TLS_SERVED as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Stays empty: see [`crate::probe::Hit`].
+#[btf_map]
+pub(crate) static NO_TAIL: ProgramArray<1> = ProgramArray::new();
+
+/// An address in a process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PointerKey {
+    pub(crate) address: u64,
+    pub(crate) tgid: u32,
+    pub(crate) _pad: u32,
+}
 
 /// The on-CPU slice of a watched thread.
 #[repr(C)]
@@ -109,6 +182,72 @@ pub(crate) struct Thread {
     pub(crate) binding: u32,
     /// `RequestFlags` that this thread itself saw for its request.
     pub(crate) seen: u32,
+    /// In a Go program: tag of the goroutine that ran at the last look.
+    pub(crate) goroutine: u64,
+    /// The futex from which it was woken when it was given work, 0 for none: where it waits for work.
+    pub(crate) given_on: u64,
+    /// The request it received last.
+    pub(crate) last_read: Request,
+    /// When it last went to sleep, `CLOCK_MONOTONIC`.
+    pub(crate) slept_mono_ns: u64,
+    /// [`Role`] bits.
+    pub(crate) role: u32,
+    /// Requests it has received since it last slept and neither answered nor given away.
+    pub(crate) reads: u32,
+    /// The read of a TLS library that the thread is in.
+    pub(crate) tls_read: TlsRead,
+}
+
+/// What a TLS library was asked to read, kept from its entry to its return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct TlsRead {
+    /// 0: the thread is in no such call.
+    pub(crate) session: u64,
+    pub(crate) buffer: u64,
+    /// Where the library writes how many bytes it read; 0 where it returns them.
+    pub(crate) count_at: u64,
+}
+
+/// What a thread was seen to do.
+pub(crate) struct Role;
+impl Role {
+    /// It receives requests: it never takes up queued work.
+    pub(crate) const RECEIVES: u32 = 1;
+    /// It told another thread that the work it was given is done.
+    pub(crate) const DONE: u32 = 1 << 1;
+    /// Another thread gave it work once.
+    pub(crate) const POOLED: u32 = 1 << 2;
+    /// It has not begun what it was given.
+    pub(crate) const FRESH: u32 = 1 << 3;
+    /// Since it last slept, it was told that work it gave away is done.
+    pub(crate) const TOLD: u32 = 1 << 4;
+}
+
+/// See [`HABITS`].
+#[repr(C)]
+pub(crate) struct Habit {
+    pub(crate) begun: u32,
+    pub(crate) handed: u32,
+    /// 1 once it was seen that they do: a saturated pool shows it no more.
+    pub(crate) gives_away: u32,
+    pub(crate) _pad: u32,
+}
+
+/// Requests that wait for a pool's thread, in the order in which their own thread left them.
+#[repr(C)]
+pub(crate) struct Parked {
+    pub(crate) tgid: u64,
+    pub(crate) head: u64,
+    pub(crate) tail: u64,
+    pub(crate) ring: [Request; abi::PARKED_REQUESTS as usize],
+}
+
+/// See [`ONGOING_GO`].
+#[repr(C)]
+pub(crate) struct Goroutine {
+    pub(crate) tag: u64,
+    pub(crate) request: Request,
 }
 
 /// Names a request and tells where it lies.
@@ -144,6 +283,10 @@ impl Binding {
     pub(crate) const OWN: u32 = 1;
     /// A thread in that request woke it.
     pub(crate) const INHERITED: u32 = 2;
+    /// It went on working when its work was done; the request is the one that has waited longest for such a thread.
+    pub(crate) const INFERRED: u32 = 3;
+    /// It works off a job of a pool, which that request gave to the pool: no wake-up changes that.
+    pub(crate) const JOB: u32 = 4;
 }
 
 /// What a connection carries. Lives in socket storage, so it dies with its socket.
@@ -151,8 +294,6 @@ impl Binding {
 pub(crate) struct Connection {
     /// The connection's cookie with the current or last request's number and place.
     pub(crate) request: Request,
-    /// On a connection to elsewhere: the request that sent last.
-    pub(crate) owner: Request,
     /// Bytes of the response sent, and how many there are at least.
     pub(crate) sent: u64,
     pub(crate) expected: u64,
@@ -167,8 +308,12 @@ pub(crate) struct Connection {
     pub(crate) framing: u16,
     /// 1 for a HEAD request: its response tells a length, but has no body.
     pub(crate) no_body: u16,
+    /// On a connection to elsewhere the second half holds [`Owners`].
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
+
+const _: () =
+    assert!(size_of::<Connection>() == abi::CONNECTION_BYTES && size_of::<Request>() == abi::JOB_BYTES);
 
 /// What a connection carries beyond that, if its requests come as records or packets (FastCGI, uwsgi).
 #[repr(C)]
@@ -181,6 +326,28 @@ pub(crate) struct Packets {
     pub(crate) scan: cgi::StatusScan,
     /// Of the call that is looked at just now.
     pub(crate) walk: Walk,
+}
+
+/// The requests that sent on a connection to elsewhere and wait for its answers, in their order.
+#[repr(C)]
+pub(crate) struct Owners {
+    pub(crate) ring: [Request; OWNERS],
+}
+pub(crate) const OWNERS: usize = 16;
+const _: () = assert!(size_of::<Owners>() == abi::HEAD_WINDOW);
+
+impl Connection {
+    #[inline(always)]
+    pub(crate) fn owners(&mut self) -> &mut Owners {
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the buffer begins at a multiple of 8 (asserted below)"
+        )]
+        // SAFETY: the second half of the buffer, which has exactly this size; any bits are valid.
+        unsafe {
+            &mut *(&raw mut self.head).cast::<u8>().add(abi::HEAD_WINDOW).cast::<Owners>()
+        }
+    }
 }
 
 // Read by words.
@@ -298,17 +465,23 @@ pub(crate) fn packets_of_or_new(sk: *const c_void) -> Option<&'static mut Packet
     }
 }
 
-/// The build slot under which a process is watched, 0 for none.
+/// The build slot under which a process is watched, 0 for none, and its runtime's flags.
 #[inline(always)]
-pub(crate) fn slot_of(tgid: u32) -> u16 {
+pub(crate) fn process_of(tgid: u32) -> u16 {
     let Some(slots) = TGID_SLOTS.get_ptr(0) else { return 0 };
     // SAFETY: the mask keeps the index inside the array; the agent writes elements whole.
     unsafe { slots.cast::<u16>().add((tgid & (abi::MAX_TGID - 1)) as usize).read_volatile() }
 }
 
+/// The build slot under which a process is watched, 0 for none.
 #[inline(always)]
-pub(crate) fn set_slot(tgid: u32, slot: u16) {
+pub(crate) fn slot_of(tgid: u32) -> u16 {
+    process_of(tgid) & abi::SLOT_MASK
+}
+
+#[inline(always)]
+pub(crate) fn set_process(tgid: u32, process: u16) {
     let Some(slots) = TGID_SLOTS.get_ptr_mut(0) else { return };
-    // SAFETY: as in `slot_of`.
-    unsafe { slots.cast::<u16>().add((tgid & (abi::MAX_TGID - 1)) as usize).write_volatile(slot) }
+    // SAFETY: as in `process_of`.
+    unsafe { slots.cast::<u16>().add((tgid & (abi::MAX_TGID - 1)) as usize).write_volatile(process) }
 }

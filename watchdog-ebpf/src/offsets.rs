@@ -26,6 +26,10 @@ globals! {
     OFF_TASK_TGID, task_tgid: u32;
     /// `task_struct.se.sum_exec_runtime`
     OFF_TASK_SUM_EXEC, task_sum_exec: u32;
+    /// `task_struct.comm`
+    OFF_TASK_COMM, task_comm: u32;
+    /// `task_struct.thread.fsbase`
+    OFF_TASK_TLS, task_tls: u32;
     /// `task_struct.signal`
     OFF_TASK_SIGNAL, task_signal: u32;
     /// `signal_struct.live`
@@ -69,6 +73,20 @@ impl Task {
     pub(crate) fn sum_exec_ns(self) -> u64 {
         // SAFETY: as in `pid`, a u64 member.
         unsafe { read_volatile(self.0.add(task_sum_exec() as usize).cast()) }
+    }
+
+    /// The first eight bytes of the thread's name, little-endian.
+    #[inline(always)]
+    pub(crate) fn name(self) -> u64 {
+        // SAFETY: as in `pid`; an array of bytes at least as long.
+        unsafe { read_volatile(self.0.add(task_comm() as usize).cast()) }
+    }
+
+    /// User space's thread pointer.
+    #[inline(always)]
+    pub(crate) fn thread_pointer(self) -> u64 {
+        // SAFETY: as in `pid`, a u64 member.
+        unsafe { read_volatile(self.0.add(task_tls() as usize).cast()) }
     }
 
     /// Threads of the process that have not exited.

@@ -185,7 +185,7 @@ pub(crate) fn receive(op: &mut Operation, sk: *const c_void) -> Received {
     let is_none = op.connection.phase == phase::IDLE && !begins;
     if events & Event::BROKEN != 0 {
         if is_none {
-            op.connection.kind = kind::OTHER;
+            op.connection.kind = kind::FOREIGN;
             lost(Loss::UnknownProtocol);
             return Received::Nothing;
         }

@@ -3,10 +3,13 @@
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::warn;
+use watchdog_common::abi::SLOT_MASK;
 use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind};
 
 use crate::counters;
-use crate::maps::{PROCESSES, SLICE_SCRATCH, set_slot, slot_of, thread_of};
+use crate::goroutine::is_go;
+use crate::handover::{inherit, work_of};
+use crate::maps::{PROCESSES, SLICE_SCRATCH, process_of, set_process, slot_of, thread_of, thread_of_or_new};
 use crate::offsets::Task;
 use crate::request::{charge, leave, now_ns};
 
@@ -23,14 +26,25 @@ fn tell(ctx: &BtfTracePointContext, kind: ProcessEventKind, tgid: u32, parent_tg
 /// `sched_process_fork(task_struct *parent, task_struct *child)`, before the child runs.
 #[btf_tracepoint]
 pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    let parent = Task(ctx.arg::<*const u8>(0)).tgid();
-    let slot = slot_of(parent);
+    let task = Task(ctx.arg::<*const u8>(0));
+    let parent = task.tgid();
+    let process = process_of(parent);
+    let slot = process & SLOT_MASK;
     if slot == 0 {
         return 0;
     }
-    let child = Task(ctx.arg::<*const u8>(1)).tgid();
+    let new = Task(ctx.arg::<*const u8>(1));
+    let child = new.tgid();
+    // A thread or a program that is started in the middle of a request works for it.
+    if !is_go(process)
+        && let Some(from) = thread_of(task)
+        && let Some(request) = work_of(from, parent)
+        && let Some(to) = thread_of_or_new(new)
+    {
+        inherit(to, request, None);
+    }
     if child != parent {
-        set_slot(child, slot);
+        set_process(child, process);
         tell(&ctx, ProcessEventKind::Fork, child, parent, slot);
     }
     0
@@ -79,7 +93,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
             slice.pid = 0;
         }
     }
-    set_slot(tgid, 0);
+    set_process(tgid, 0);
     tell(&ctx, ProcessEventKind::Exit, tgid, 0, slot);
     0
 }

@@ -48,11 +48,13 @@ pub(crate) mod call {
     pub(crate) const SENDMMSG: u64 = 307;
     pub(crate) const IO_URING_ENTER: u64 = 426;
     pub(crate) const FUTEX_WAKE: u64 = 454;
+    pub(crate) const FUTEX_WAIT: u64 = 455;
 }
 
 /// Offsets in `x86_64`'s `struct pt_regs`, part of the ptrace interface.
 const RSI: usize = 104;
 const RDX: usize = 96;
+const RDI: usize = 112;
 const ORIG_RAX: usize = 120;
 
 /// The system call of a task, by its saved registers.
@@ -71,6 +73,18 @@ impl SystemCall {
             let registers = bpf_task_pt_regs(task.0.cast_mut().cast()) as *const u8;
             Self { registers, number: read_volatile(registers.add(ORIG_RAX).cast()) }
         }
+    }
+
+    #[inline(always)]
+    fn first(self) -> u64 {
+        // SAFETY: as in `of`.
+        unsafe { read_volatile(self.registers.add(RDI).cast()) }
+    }
+
+    /// The address of the futex that the call waits on or wakes, if it does that.
+    #[inline(always)]
+    pub(crate) fn futex(self) -> Option<u64> {
+        matches!(self.number, call::FUTEX | call::FUTEX_WAKE | call::FUTEX_WAIT).then(|| self.first())
     }
 
     #[inline(always)]
@@ -145,6 +159,52 @@ impl SystemCall {
     }
 }
 
+/// Where the bytes of an operation lie in user memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    /// As the system call's arguments say.
+    Call(SystemCall),
+    /// In this one buffer.
+    Buffer(u64),
+}
+
+impl Source {
+    #[inline(always)]
+    pub(crate) fn via(self) -> Via {
+        match self {
+            Self::Call(call) => call.via(),
+            Self::Buffer(_) => Via::Buffer,
+        }
+    }
+
+    /// As [`SystemCall::first_bytes`].
+    #[inline(always)]
+    pub(crate) fn first_bytes(self, moved: u64) -> Option<UserBytes> {
+        match self {
+            Self::Call(call) => call.first_bytes(moved),
+            Self::Buffer(address) => Some(UserBytes { address, len: moved }),
+        }
+    }
+
+    /// As [`SystemCall::further_bytes`].
+    #[inline(always)]
+    pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Call(call) => call.further_bytes(),
+            Self::Buffer(_) => Some((0, 0)),
+        }
+    }
+
+    /// As [`SystemCall::last_five`].
+    #[inline(always)]
+    pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
+        match self {
+            Self::Call(call) => call.last_five(moved),
+            Self::Buffer(address) => read_five(address + moved.checked_sub(5)?),
+        }
+    }
+}
+
 #[inline(always)]
 fn read_five(address: u64) -> Option<[u8; 5]> {
     let mut bytes = [0u8; 5];
@@ -152,7 +212,7 @@ fn read_five(address: u64) -> Option<[u8; 5]> {
 }
 
 #[inline(always)]
-fn read_u64(address: u64) -> Option<u64> {
+pub(crate) fn read_u64(address: u64) -> Option<u64> {
     let mut value = 0u64;
     read_user((&raw mut value).cast(), 8, address).then_some(value)
 }

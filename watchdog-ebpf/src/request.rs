@@ -7,7 +7,9 @@ use watchdog_common::histogram::{BUCKETS, bucket_of};
 use watchdog_common::types::{Loss, OngoingRequest, RequestFlags, Sample, SeriesKey, TAKEN, VACANT};
 
 use crate::counters;
-use crate::maps::{Binding, Connection, ONGOING_REQ, Request, SAMPLES, SERIES, Thread};
+use crate::goroutine::own;
+use crate::handover::park;
+use crate::maps::{Binding, Connection, ONGOING_REQ, Request, Role, SAMPLES, SERIES, Thread};
 
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
@@ -79,6 +81,9 @@ pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
     {
         if held != 0 {
             counters::add(&raw mut request.oncpu_ns, held);
+            if thread.binding == Binding::INFERRED {
+                counters::add(&raw mut request.inferred_ns, held);
+            }
             counters::attributed(slot, held);
         }
         return Some(request.flags);
@@ -111,6 +116,8 @@ pub(crate) fn leave(thread: &mut Thread, slot: u16, now: u64) {
 pub(crate) enum Cause {
     Receive,
     Send,
+    /// An answer from elsewhere that the request asked for.
+    Answer,
 }
 
 /// Makes a request the thread's own. Time that the thread holds for no request, or only inherited, goes along:
@@ -118,11 +125,32 @@ pub(crate) enum Cause {
 /// something or received something: the send says for certain whose work it was.
 #[inline(always)]
 pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u16, now: u64) {
+    // A pool's thread that talks to a database for a request stays the pool's.
+    let pooled = cause == Cause::Answer
+        && matches!(thread.binding, Binding::INHERITED | Binding::INFERRED | Binding::JOB);
+    if cause == Cause::Receive {
+        thread.role |= Role::RECEIVES;
+        if thread.last_read.identity() != request.identity() {
+            thread.last_read = request;
+            thread.reads += 1;
+        }
+    }
+    if thread.goroutine != 0 {
+        own(thread.goroutine, request);
+    }
     if thread.request.identity() == request.identity() {
-        thread.binding = Binding::OWN;
+        if !pooled {
+            thread.binding = Binding::OWN;
+        }
+        return;
+    }
+    if pooled {
         return;
     }
     if thread.binding == Binding::OWN {
+        if let Some(place) = ongoing(thread.request) {
+            park(thread.request, place);
+        }
         let held = thread.held_ns;
         if cause == Cause::Send {
             thread.held_ns = 0;
@@ -163,6 +191,7 @@ pub(crate) fn begin(
         return false;
     };
     request.oncpu_ns = 0;
+    request.inferred_ns = 0;
     request.start_mono_ns = now;
     request.last_mono_ns = now;
     request.sequence = connection.request.sequence;
@@ -207,6 +236,9 @@ pub(crate) fn finish(request: Request, now: u64) {
     // SAFETY: fields of a live map value; entries are removed only after their slot is out of use.
     unsafe {
         counters::add(&raw mut (*series).oncpu_sum_ns, request.oncpu_ns);
+        if request.inferred_ns != 0 {
+            counters::add(&raw mut (*series).inferred_ns, request.inferred_ns);
+        }
         if request.flags & RequestFlags::CONTINUATION != 0 {
             counters::add(&raw mut (*series).continued_ns, request.oncpu_ns);
             return;

@@ -7,7 +7,10 @@ use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
+use crate::elsewhere::asked;
 use crate::fastcgi;
+use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
+use crate::maps::Binding;
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -35,18 +38,42 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
         return;
     }
     let moved = if failed { 0 } else { u64::from(sent as u32) };
-    let Some(mut op) = Operation::of(sk, moved) else { return };
+    if let Some(mut op) = Operation::of(sk, moved) {
+        send(&mut op, Some(sk), failed);
+    }
+}
+
+/// Something was sent, or the connection failed; `sk` is its socket, if it is one in clear.
+#[inline(always)]
+pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
     if op.connection.kind == kind::UNKNOWN {
-        send_first(&mut op);
+        send_first(op);
     }
     match op.connection.kind {
-        kind::OTHER if op.thread.request.is_some() => op.connection.owner = op.thread.request,
+        kind::OTHER | kind::FOREIGN => send_elsewhere(op),
         kind::INBOUND | kind::FASTCGI | kind::UWSGI
             if !matches!(op.connection.phase, phase::IDLE | phase::OPENING) =>
         {
-            send_response(&mut op, sk, failed);
+            send_response(op, sk, failed);
         }
         _ => {}
+    }
+}
+
+/// The thread's request waits for an answer on this connection. A few bytes are how a pool's thread tells its loop that
+/// its work is done.
+#[inline(always)]
+fn send_elsewhere(op: &mut Operation) {
+    let tells = op.moved <= LONGEST_SIGN && op.thread.binding != Binding::OWN;
+    if tells {
+        settle(op.thread, op.tgid);
+    }
+    if op.thread.request.is_some() {
+        asked(op.connection, op.thread.request);
+    }
+    if tells {
+        flush(op.thread, op.slot);
+        tells_done(op.thread);
     }
 }
 
@@ -95,10 +122,13 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
 
 /// A send on an inbound connection says for certain whose work this was.
 #[inline(always)]
-fn send_response(op: &mut Operation, sk: *const c_void, failed: bool) {
+fn send_response(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
     let records = op.connection.kind == kind::FASTCGI;
     let mut flags = RequestFlags::ANSWERED;
-    if records && !failed {
+    if records
+        && !failed
+        && let Some(sk) = sk
+    {
         let Some(told) = fastcgi::sent(op, sk) else { return };
         flags = told;
     }
@@ -106,6 +136,11 @@ fn send_response(op: &mut Operation, sk: *const c_void, failed: bool) {
         return;
     }
     let request = op.connection.request;
+    if let Some(place) = ongoing(request)
+        && place.flags & RequestFlags::ANSWERED == 0
+    {
+        answers(op.thread, place);
+    }
     bind(op.thread, request, Cause::Send, op.slot, op.now);
     if records {
         op.connection.phase = phase::RESPONSE;

@@ -2,13 +2,20 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
+use watchdog_common::abi::SLOT_MASK;
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters;
-use crate::maps::{Binding, SLICE_SCRATCH, Slice, Thread, slot_of, thread_of, thread_of_or_new};
+use crate::goroutine::{is_go, look};
+use crate::handover::{
+    inherit, is_housekeeping, is_lock, park, remember_lock, settle, tells_done, wait, work_of,
+};
+use crate::maps::{
+    Binding, Role, SLICE_SCRATCH, Slice, Thread, process_of, slot_of, thread_of, thread_of_or_new,
+};
 use crate::offsets::Task;
 use crate::registers::{SystemCall, call};
-use crate::request::{finish, flush, now_ns, ongoing, unbind};
+use crate::request::{charge, finish, flush, now_ns, ongoing, unbind};
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
 /// queue's lock with interrupts off: nothing here may allocate.
@@ -16,18 +23,19 @@ use crate::request::{finish, flush, now_ns, ongoing, unbind};
 pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let previous = Task(ctx.arg::<*const u8>(1));
     let next = Task(ctx.arg::<*const u8>(2));
-    let previous_slot = slot_of(previous.tgid());
+    let tgid = previous.tgid();
+    let process = process_of(tgid);
     let next_slot = slot_of(next.tgid());
-    if previous_slot == 0 && next_slot == 0 {
+    if process == 0 && next_slot == 0 {
         return 0;
     }
     let Some(slice) = SLICE_SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; this program does not nest, and no exit runs on this CPU meanwhile.
     let slice = unsafe { &mut *slice };
     let now = now_ns();
-    if previous_slot != 0 {
+    if process != 0 {
         let sleeps = ctx.arg::<u64>(0) as u8 == 0 && ctx.arg::<u32>(3) != 0;
-        switch_out(previous, previous_slot, sleeps, slice, now);
+        switch_out(&Leaving { task: previous, tgid, process, sleeps, now }, slice);
     }
     slice.pid = 0;
     if next_slot != 0 {
@@ -43,10 +51,23 @@ pub(crate) fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A thread that leaves the CPU.
+struct Leaving {
+    task: Task,
+    tgid: u32,
+    /// Build slot and runtime.
+    process: u16,
+    /// It waits for something, as opposed to being made to wait.
+    sleeps: bool,
+    now: u64,
+}
+
 /// The slice's scheduler time, which leaves out what hypervisor and interrupts took, is what is charged in the end:
 /// the segments charged within the slice by our own clock, and the rest to the last one.
 #[inline(always)]
-fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
+fn switch_out(leaving: &Leaving, slice: &Slice) {
+    let Leaving { task, tgid, process, sleeps, now } = *leaving;
+    let slot = process & SLOT_MASK;
     let thread = thread_of(task);
     let total_ns = task.sum_exec_ns();
     // A few slices in a thousand begin unseen; the scheduler's total at the last switch tells those of known threads.
@@ -62,9 +83,12 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
     let exec_ns = total_ns.wrapping_sub(start_ns);
     counters::process_time(slot, exec_ns);
     let Some(thread) = thread else {
-        counters::unattributed(slot, exec_ns);
+        of_nobody(task, slot, exec_ns);
         return;
     };
+    if is_go(process) {
+        look(thread, task, tgid, slot, sleeps, now);
+    }
     thread.exec_ns = total_ns;
     let charged = thread.slice_charged_ns;
     if charged > exec_ns {
@@ -78,22 +102,60 @@ fn switch_out(task: Task, slot: u16, sleeps: bool, slice: &Slice, now: u64) {
     thread.slice_charged_ns = 0;
     thread.segment_mono_ns = 0;
     if sleeps {
-        went_idle(task, thread, slot, now);
+        went_idle(thread, leaving);
+    }
+}
+
+/// Time of a thread that works for no request.
+#[inline(always)]
+fn of_nobody(task: Task, slot: u16, ns: u64) {
+    if is_housekeeping(task) {
+        counters::shared(slot, ns);
+    } else {
+        counters::unattributed(slot, ns);
     }
 }
 
 /// A thread that waits hands over what it holds. One that has answered its request is done with it.
 #[inline(always)]
-fn went_idle(task: Task, thread: &mut Thread, slot: u16, now: u64) {
-    match flush(thread, slot) {
-        None => unbind(thread),
-        Some(flags) => {
-            let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
-            let over = thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off;
-            if thread.binding == Binding::OWN && over && !lingers(task, thread) {
-                finish(thread.request, now);
-                unbind(thread);
-            }
+fn went_idle(thread: &mut Thread, leaving: &Leaving) {
+    let Leaving { task, tgid, process, now, .. } = *leaving;
+    let slot = process & SLOT_MASK;
+    thread.reads = 0;
+    thread.role &= !Role::TOLD;
+    thread.slept_mono_ns = now;
+    let owns = thread.binding == Binding::OWN;
+    if !owns {
+        if let Some(futex) = SystemCall::of(task).futex() {
+            wait(thread, tgid, futex);
+        }
+        settle(thread, tgid);
+    }
+    if !thread.request.is_some() {
+        of_nobody(task, slot, thread.held_ns);
+        thread.held_ns = 0;
+        return;
+    }
+    let Some(flags) = flush(thread, slot) else {
+        unbind(thread);
+        return;
+    };
+    let cut_off = RequestFlags::ANSWERED | RequestFlags::CLOSED;
+    if !owns {
+        return;
+    }
+    if thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off {
+        if !lingers(task, thread) {
+            finish(thread.request, now);
+            unbind(thread);
+        }
+    } else if flags & RequestFlags::ANSWERED == 0 && !is_go(process) {
+        // It waits for something in the middle of its request.
+        if let Some(futex) = SystemCall::of(task).futex() {
+            remember_lock(tgid, futex);
+        }
+        if let Some(place) = ongoing(thread.request) {
+            park(thread.request, place);
         }
     }
 }
@@ -112,31 +174,54 @@ fn lingers(task: Task, thread: &Thread) -> bool {
 pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     let waker = Task::current();
     let tgid = waker.tgid();
-    let slot = slot_of(tgid);
-    if slot == 0 {
+    let process = process_of(tgid);
+    if process == 0 || is_go(process) {
         return 0;
     }
     let woken = Task(ctx.arg::<*const u8>(0));
     if woken.tgid() != tgid {
         return 0;
     }
-    let Some(from) = thread_of(waker) else { return 0 };
-    if !from.request.is_some() || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
-        return 0;
-    }
     // Interrupts wake threads too, in whosever context they come.
-    if !SystemCall::of(waker).hands_over() {
+    let call = SystemCall::of(waker);
+    if !call.hands_over() {
         return 0;
     }
-    let Some(to) = thread_of_or_new(woken) else {
-        counters::lost(Loss::TaskStorage);
-        return 0;
-    };
-    if to.binding == Binding::OWN || ongoing(from.request).is_none() {
+    let futex = call.futex();
+    let to = thread_of(woken);
+    let is_loop = to.as_ref().is_some_and(|to| to.role & Role::RECEIVES != 0);
+    // Only a pool's thread that tells its loop something is worth a state of its own here.
+    let from = if is_loop && futex.is_none() { thread_of_or_new(waker) } else { thread_of(waker) };
+    let Some(from) = from else { return 0 };
+    // Whoever is woken may answer the request before this thread sleeps.
+    if from.role & Role::POOLED != 0 && from.binding != Binding::OWN {
+        charge(from);
+        settle(from, tgid);
+        flush(from, process & SLOT_MASK);
+    }
+    if futex.is_some_and(|futex| is_lock(tgid, futex)) {
         return 0;
     }
-    to.request = from.request;
-    to.binding = Binding::INHERITED;
-    to.seen = 0;
+    let busy = to.as_ref().is_some_and(|to| {
+        to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some()
+    });
+    if !busy
+        && (from.request.is_some() || from.role & Role::RECEIVES != 0)
+        && !is_housekeeping(woken)
+        && let Some(request) = work_of(from, tgid)
+    {
+        let Some(to) = thread_of_or_new(woken) else {
+            counters::lost(Loss::TaskStorage);
+            return 0;
+        };
+        inherit(to, request, futex);
+    }
+    if is_loop
+        && futex.is_none()
+        && let Some(to) = to
+    {
+        to.role |= Role::TOLD;
+        tells_done(from);
+    }
     0
 }

@@ -8,18 +8,22 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
-use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW};
+use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, SLOT_MASK};
 use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
-use watchdog_common::types::{Loss, Protocol, RequestFlags};
+use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
-use crate::counters::lost;
+use crate::counters::{lost, received};
+use crate::elsewhere::answered;
 use crate::endpoint::{endpoint_of, speaks};
+use crate::goroutine::{is_go, look};
+use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
-    Connection, Request, Thread, connection_of, connection_of_or_new, slot_of, thread_of_or_new,
+    Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
+    thread_of_or_new,
 };
 use crate::offsets::{self, Task};
 use crate::packets;
-use crate::registers::{SystemCall, Via, read_user};
+use crate::registers::{Source, SystemCall, Via, read_user};
 use crate::request::{Cause, begin, bind, charge, ongoing};
 use crate::response::on_send;
 
@@ -30,12 +34,16 @@ pub(crate) mod kind {
     pub(crate) const INBOUND: u32 = 1;
     /// To a database, a cache, a pipe between threads, or of an unknown protocol.
     pub(crate) const OTHER: u32 = 2;
-    /// Cannot be read: TLS, HTTP/2.
+    /// Cannot be read: what follows a 101.
     pub(crate) const OPAQUE: u32 = 3;
+    pub(crate) const TLS: u32 = 4;
+    pub(crate) const HTTP2: u32 = 5;
+    /// As `OTHER`, but the other side spoke first.
+    pub(crate) const FOREIGN: u32 = 6;
     /// Requests come in on it as FastCGI records. From here on, [`crate::packets`] looks at what is received.
-    pub(crate) const FASTCGI: u32 = 4;
+    pub(crate) const FASTCGI: u32 = 7;
     /// A packet of the uwsgi protocol is being received.
-    pub(crate) const UWSGI: u32 = 5;
+    pub(crate) const UWSGI: u32 = 8;
 }
 
 /// Where an inbound connection stands.
@@ -53,6 +61,7 @@ pub(crate) mod phase {
 }
 
 const MSG_PEEK: u32 = 2;
+const TCP_SYN_SENT: i32 = 2;
 const TCP_CLOSE: i32 = 7;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
@@ -103,7 +112,14 @@ tier_a! {
 /// marked, so that a thread that turns to another one ends it.
 #[btf_tracepoint]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<i32>(2) != TCP_CLOSE {
+    let state = ctx.arg::<i32>(2);
+    if state == TCP_SYN_SENT && slot_of(Task::current().tgid()) != 0 {
+        // The process connects to elsewhere.
+        if let Some(connection) = connection_of_or_new(ctx.arg(0)) {
+            connection.kind = kind::OTHER;
+        }
+    }
+    if state != TCP_CLOSE {
         return 0;
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
@@ -119,7 +135,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 pub(crate) struct Operation {
     pub(crate) thread: &'static mut Thread,
     pub(crate) connection: &'static mut Connection,
-    pub(crate) call: SystemCall,
+    pub(crate) call: Source,
     pub(crate) slot: u16,
     pub(crate) tgid: u32,
     pub(crate) now: u64,
@@ -132,10 +148,11 @@ impl Operation {
     pub(crate) fn of(sk: *const c_void, moved: u64) -> Option<Self> {
         let task = Task::current();
         let tgid = task.tgid();
-        let slot = slot_of(tgid);
-        if slot == 0 {
+        let process = process_of(tgid);
+        if process == 0 {
             return None;
         }
+        let slot = process & SLOT_MASK;
         let Some(thread) = thread_of_or_new(task) else {
             lost(Loss::TaskStorage);
             return None;
@@ -148,8 +165,12 @@ impl Operation {
             // SAFETY: the helper takes any trusted socket pointer in tracing programs.
             connection.request.connection = unsafe { bpf_get_socket_cookie(sk.cast_mut()) };
         }
+        if is_go(process) {
+            let since = thread.segment_mono_ns;
+            look(thread, task, tgid, slot, false, since);
+        }
         let now = charge(thread);
-        Some(Self { thread, connection, call: SystemCall::of(task), slot, tgid, now, moved })
+        Some(Self { thread, connection, call: Source::Call(SystemCall::of(task)), slot, tgid, now, moved })
     }
 }
 
@@ -159,28 +180,69 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     if received <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some(mut op) = Operation::of(sk, u64::from(received as u32)) else { return };
-    let connection = &op.connection;
+    if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
+        receive(&mut op, Some(sk));
+    }
+}
+
+/// Something was received; `sk` is the connection's socket, if it is one in clear.
+#[inline(always)]
+pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
+    if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
+        op.connection.kind = kind::OPAQUE;
+    }
+    let connection = &mut op.connection;
     let mut request = match connection.kind {
-        kind::OPAQUE => return,
+        kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
-        kind::OTHER => connection.owner,
+        kind::OTHER | kind::FOREIGN => answered(connection),
         // More of the request's body.
         kind::INBOUND if connection.phase == phase::REQUEST => connection.request,
         _ => Request::NONE,
     };
     if request.is_some() {
-        if ongoing(request).is_none() {
-            return;
+        let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
+        if ongoing(request).is_some() {
+            bind(op.thread, request, cause, op.slot, op.now);
         }
-    } else {
-        if !receive_request(&mut op, sk) {
-            return;
-        }
+    } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) && receive_request(op, sk)
+    {
         request = op.connection.request;
+        bind(op.thread, request, Cause::Receive, op.slot, op.now);
     }
-    bind(op.thread, request, Cause::Receive, op.slot, op.now);
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
+        op.thread.role |= Role::TOLD;
+    }
+    count(op);
+}
+
+/// Whether probes on the process's TLS library tell in clear what its sockets carry.
+#[inline(always)]
+fn is_read_in_clear(tgid: u32) -> bool {
+    TLS_SERVED.get_ptr(tgid).is_some()
+}
+
+/// Counts what was received by what can be made of it.
+#[inline(always)]
+fn count(op: &Operation) {
+    let kind = op.connection.kind;
+    let io_uring = op.call.via() == Via::IoUring;
+    // What comes from elsewhere hides no request.
+    if kind == kind::OTHER || kind == kind::OPAQUE {
+        return;
+    }
+    // SAFETY: fields of a live map value.
+    let field = |blind: *mut Blind| unsafe {
+        match kind {
+            _ if io_uring => &raw mut (*blind).io_uring_bytes,
+            kind::INBOUND | kind::FASTCGI | kind::UWSGI => &raw mut (*blind).readable_bytes,
+            kind::TLS => &raw mut (*blind).tls_bytes,
+            kind::HTTP2 => &raw mut (*blind).http2_bytes,
+            _ => &raw mut (*blind).unknown_bytes,
+        }
+    };
+    received(op.slot, field, op.moved);
 }
 
 /// What was received, as far as requests go.
@@ -198,12 +260,14 @@ pub(crate) enum Received {
 
 /// Begins the request whose beginning was received, or learns more of it; false when what was received belongs to none.
 #[inline(always)]
-fn receive_request(op: &mut Operation, sk: *const c_void) -> bool {
+fn receive_request(op: &mut Operation, sk: Option<*const c_void>) -> bool {
     let mut received = Received::Nothing;
     if op.connection.kind < kind::FASTCGI {
-        received = receive_head(op);
+        received = receive_head(op, sk.is_some());
     }
-    if op.connection.kind >= kind::FASTCGI {
+    if op.connection.kind >= kind::FASTCGI
+        && let Some(sk) = sk
+    {
         received = packets::receive(op, sk);
     }
     let (begins, endpoint) = match received {
@@ -216,7 +280,7 @@ fn receive_request(op: &mut Operation, sk: *const c_void) -> bool {
             (begins, endpoint_of(op.slot, &op.connection.head, target, method, len))
         }
     };
-    if endpoint.is_none() && op.connection.kind == kind::OTHER {
+    if endpoint.is_none() && matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) {
         return false;
     }
     // What follows the head of a uwsgi request is as in HTTP/1: the body, and the response.
@@ -225,6 +289,9 @@ fn receive_request(op: &mut Operation, sk: *const c_void) -> bool {
     }
     op.connection.phase = if endpoint.is_some() { phase::REQUEST } else { phase::HEAD };
     op.connection.endpoint = endpoint.unwrap_or(ENDPOINT_OTHER);
+    if let Some(endpoint) = endpoint {
+        count_begun(op.slot, endpoint);
+    }
     if begins {
         op.connection.status = 0;
         let flags = if endpoint.is_some() { 0 } else { RequestFlags::HEAD };
@@ -276,9 +343,9 @@ pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
 }
 
 /// Reads what was received behind what is kept of the head already, and judges it. The request begins with its first
-/// byte, even if its head ends later.
+/// byte, even if its head ends later. `packets`: it may begin as a packet, too.
 #[inline(always)]
-fn receive_head(op: &mut Operation) -> Received {
+fn receive_head(op: &mut Operation, packets: bool) -> Received {
     let continued = op.connection.phase == phase::HEAD;
     if !continued {
         op.connection.head_len = 0;
@@ -306,21 +373,25 @@ fn receive_head(op: &mut Operation) -> Received {
         Opening::Method { .. } | Opening::Partial
             if op.connection.kind != kind::INBOUND && !speaks(op.slot, Protocol::HTTP1) =>
         {
-            not_a_request(op, kind::OTHER, Loss::UnknownProtocol, continued);
+            not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued);
         }
         Opening::Method { method, target } => {
             op.connection.target = target as u32;
             return Received::Line { method, len, begins: !continued };
         }
         Opening::Partial => return Received::Head { begins: !continued },
-        Opening::Tls => not_a_request(op, kind::OPAQUE, Loss::Tls, continued),
-        Opening::Http2 => not_a_request(op, kind::OPAQUE, Loss::Http2, continued),
-        Opening::Other => match packets::recognise(op, len) {
+        Opening::Tls if is_read_in_clear(op.tgid) => {
+            op.connection.kind = kind::OPAQUE;
+            op.connection.phase = phase::IDLE;
+        }
+        Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
+        Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
+        Opening::Other => match if packets { packets::recognise(op, len) } else { None } {
             Some(kind) if !continued => {
                 op.connection.kind = kind;
                 op.connection.phase = phase::OPENING;
             }
-            _ => not_a_request(op, kind::OTHER, Loss::UnknownProtocol, continued),
+            _ => not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued),
         },
     }
     Received::Nothing
@@ -333,6 +404,8 @@ fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
     if op.connection.kind == kind::UNKNOWN || continued {
         op.connection.kind = what;
         op.connection.phase = phase::IDLE;
+        op.connection.sent = 0;
+        op.connection.expected = 0;
         lost(reason);
     }
 }

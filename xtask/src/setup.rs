@@ -1,11 +1,12 @@
 //! `cargo xtask setup`: finds what the project's commands need, and installs what is missing.
 //!
-//! Each need is a row of [`STEPS`]: how to find it, and how to get it. The other commands call [`ensure`] with the
+//! Each need is a row of [`STEPS`] or of a family of servers: how to find it, and how to get it. The other commands call [`ensure`] with the
 //! components they use, so that nobody has to run `setup` by hand.
 
 pub(crate) mod apt;
 mod install;
 mod nginx;
+mod servers;
 
 use std::env;
 use std::process::{Command, ExitCode};
@@ -41,6 +42,8 @@ pub(crate) enum Component {
     Python,
     /// Check the figures that the agent exports, in the tests.
     Tests,
+    /// Run the servers that people use, in the tests.
+    Servers,
     /// Format and lint.
     Lint,
     /// Boot other kernels in QEMU.
@@ -191,7 +194,10 @@ pub(crate) fn ensure(components: &[Component]) -> Result<()> {
 }
 
 fn steps(components: &[Component]) -> impl Iterator<Item = &'static Step> + '_ {
-    STEPS.iter().filter(|step| components.is_empty() || components.contains(&step.component))
+    STEPS
+        .iter()
+        .chain(servers::steps())
+        .filter(|step| components.is_empty() || components.contains(&step.component))
 }
 
 fn check(components: &[Component]) -> ExitCode {

@@ -12,7 +12,7 @@ use clap::Parser;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use watchdog::clock::mono_ns;
-use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions};
+use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions, ProbedProcess, Uprobes};
 use watchdog_common::types::Loss;
 use watchdog_tests::measure::{Ticks, family};
 
@@ -29,6 +29,9 @@ struct Args {
     /// Let the kernel keep run time and count of each program
     #[arg(long)]
     probe_stats: bool,
+    /// Put user probes into the processes
+    #[arg(long)]
+    uprobes: bool,
     /// Milliseconds between two drains
     #[arg(long, default_value_t = 100)]
     tick_ms: u64,
@@ -57,6 +60,8 @@ impl FromStr for Endpoint {
 struct Ready {
     tier: String,
     load_ms: u64,
+    degraded: Vec<(String, String)>,
+    probed: Vec<ProbedProcess>,
 }
 
 /// Everything since the programs were attached.
@@ -73,7 +78,17 @@ struct Figures {
     attributed_ns: u64,
     unattributed_ns: u64,
     losses: Vec<(&'static str, u64)>,
+    endpoints: Vec<Cost>,
+    probed: Vec<ProbedProcess>,
     probes: Vec<Probe>,
+}
+
+#[derive(Serialize)]
+struct Cost {
+    /// "other" for requests of no watched endpoint.
+    endpoint: String,
+    count: u64,
+    oncpu_ns: u64,
 }
 
 #[derive(Serialize)]
@@ -99,8 +114,11 @@ fn watch(args: &Args) -> anyhow::Result<()> {
     }
     ensure!(args.tick_ms > 0, "--tick-ms 0: want at least 1");
     let begun = Instant::now();
-    let mut kernel =
-        Kernel::load(&KernelOptions { probe_stats: args.probe_stats, ..KernelOptions::default() })?;
+    let mut kernel = Kernel::load(&KernelOptions {
+        probe_stats: args.probe_stats,
+        uprobes: if args.uprobes { Uprobes::ALL } else { Uprobes::NONE },
+        ..KernelOptions::default()
+    })?;
     let patterns: Vec<EndpointPattern> = (1..)
         .zip(&args.endpoints)
         .map(|(index, endpoint)| EndpointPattern {
@@ -122,6 +140,8 @@ fn watch(args: &Args) -> anyhow::Result<()> {
     print(&Ready {
         tier: format!("{:?}", kernel.report().tier),
         load_ms: u64::try_from(begun.elapsed().as_millis())?,
+        degraded: kernel.report().degraded.clone(),
+        probed: kernel.probed(),
     })?;
 
     let ready = Instant::now();
@@ -142,6 +162,8 @@ fn watch(args: &Args) -> anyhow::Result<()> {
             .map(|loss| (loss.label(), ticks.losses[*loss as usize]))
             .filter(|(_, count)| *count > 0)
             .collect(),
+        endpoints: costs(&kernel, &args.endpoints)?,
+        probed: kernel.probed(),
         probes: kernel
             .probe_stats()
             .into_iter()
@@ -152,6 +174,20 @@ fn watch(args: &Args) -> anyhow::Result<()> {
             })
             .collect(),
     })
+}
+
+fn costs(kernel: &Kernel, endpoints: &[Endpoint]) -> anyhow::Result<Vec<Cost>> {
+    let mut costs: Vec<Cost> = std::iter::once("other".to_owned())
+        .chain(endpoints.iter().map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)))
+        .map(|endpoint| Cost { endpoint, count: 0, oncpu_ns: 0 })
+        .collect();
+    for (key, series) in kernel.series()? {
+        if let Some(cost) = costs.get_mut(usize::from(key.endpoint)) {
+            cost.count += series.count;
+            cost.oncpu_ns += series.oncpu_sum_ns;
+        }
+    }
+    Ok(costs)
 }
 
 /// Drains on a timer until standard input ends; returns the number of samples.

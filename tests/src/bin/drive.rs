@@ -13,7 +13,7 @@ use watchdog_tests::load::{Load, LoadOptions, LoadReport, Step, Target};
 #[command(name = "drive", max_term_width = 100)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
-    /// IP:PORT on loopback, or unix:PATH
+    /// IP:PORT or tls:IP:PORT on loopback, or unix:PATH
     target: Target,
     /// Kind of request, repeatable: NAME=METHOD PATH [xWEIGHT] [-> STATUS] [ : BODY]
     #[arg(long = "step", value_name = "STEP", required = true)]

@@ -1,85 +1,37 @@
 //! One client: a connection, the request it sends and the response it must get.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{LoadOptions, Step, Target};
+use super::stream::Stream;
+use super::{LoadOptions, Step, Target, h2};
 
 /// How a request ended.
 pub(super) struct Answered {
     pub(super) result: anyhow::Result<()>,
     pub(super) build: Option<String>,
+    /// From the `X-Cpu-Ns` header.
+    pub(super) own_cpu_ns: Option<u64>,
     pub(super) connects: u32,
     pub(super) closed_idle: u32,
 }
 
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+impl Answered {
+    pub(super) fn not_yet() -> Self {
+        Self { result: Ok(()), build: None, own_cpu_ns: None, connects: 0, closed_idle: 0 }
+    }
 
-impl Stream {
-    fn connect(target: &Target, timeout: Duration) -> io::Result<Self> {
-        match target {
-            Target::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, timeout)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))?;
-                Ok(Self::Tcp(stream))
-            }
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))?;
-                Ok(Self::Unix(stream))
-            }
+    /// Takes from the response what is counted, and whether it is the one that was expected.
+    pub(super) fn by(&mut self, response: Response, step: &Step) {
+        if response.status != step.expect {
+            self.result =
+                Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
         }
-    }
-
-    /// The server has closed it, or sent what nobody asked for.
-    fn is_stale(&self) -> bool {
-        let fd: BorrowedFd<'_> = match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        };
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
-    }
-
-    fn shutdown(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.build = response.build;
+        self.own_cpu_ns = response.own_cpu_ns;
     }
 }
 
@@ -89,11 +41,13 @@ pub(super) struct Client<'a> {
     stream: Option<Stream>,
 }
 
-struct Response {
-    status: u16,
-    build: Option<String>,
-    reusable: bool,
-    body: Vec<u8>,
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) build: Option<String>,
+    pub(super) own_cpu_ns: Option<u64>,
+    /// Whether the connection takes another request.
+    pub(super) reusable: bool,
+    pub(super) body: Vec<u8>,
 }
 
 impl<'a> Client<'a> {
@@ -103,7 +57,7 @@ impl<'a> Client<'a> {
 
     /// Sends one request and reads its answer; a connection that failed is not used again.
     pub(super) fn exchange(&mut self, step: &Step) -> Answered {
-        let mut answered = Answered { result: Ok(()), build: None, connects: 0, closed_idle: 0 };
+        let mut answered = Answered::not_yet();
         if self.stream.as_ref().is_some_and(Stream::is_stale) {
             answered.closed_idle = 1;
             self.stream = None;
@@ -124,16 +78,12 @@ impl<'a> Client<'a> {
         };
         match converse(&mut stream, self.options, step) {
             Ok(response) => {
-                if response.status != step.expect {
-                    answered.result =
-                        Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
-                }
-                answered.build = response.build;
                 if response.reusable && self.options.keep_alive {
                     self.stream = Some(stream);
                 } else {
                     stream.shutdown();
                 }
+                answered.by(response, step);
             }
             Err(error) => {
                 let fresh = if answered.connects == 1 { "new" } else { "kept" };
@@ -265,8 +215,17 @@ fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>
         Some(value) if value.eq_ignore_ascii_case("keep-alive") => true,
         _ => modern,
     };
-    let status = parsed.code.unwrap_or(0);
-    Ok(Some((length, framing, Response { status, build: header("x-build"), reusable, body: Vec::new() })))
+    let own_cpu_ns = header("x-cpu-ns")
+        .map(|value| value.parse().with_context(|| format!("X-Cpu-Ns {value:?}: want nanoseconds")))
+        .transpose()?;
+    let response = Response {
+        status: parsed.code.unwrap_or(0),
+        build: header("x-build"),
+        own_cpu_ns,
+        reusable,
+        body: Vec::new(),
+    };
+    Ok(Some((length, framing, response)))
 }
 
 fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
@@ -299,9 +258,14 @@ impl Get {
         let mut options = LoadOptions::new(target.clone(), vec![Step::get("get", path)], 1);
         options.keep_alive = false;
         options.timeout = timeout;
-        let mut stream =
-            Stream::connect(target, timeout).with_context(|| format!("connecting to {target:?}"))?;
-        let response = converse(&mut stream, &options, &options.steps[0])?;
+        let step = &options.steps[0];
+        let response = if let Target::Http2 { address, tls } = *target {
+            h2::fetch(h2::Address { socket: address, tls }, step, timeout)?
+        } else {
+            let mut stream =
+                Stream::connect(target, timeout).with_context(|| format!("connecting to {target:?}"))?;
+            converse(&mut stream, &options, step)?
+        };
         Ok(Self { status: response.status, body: response.body })
     }
 }

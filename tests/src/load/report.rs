@@ -13,6 +13,7 @@ use watchdog::clock;
 
 use super::http::Answered;
 use super::{LOG_HEADER, LoadOptions};
+use crate::burn::stats::Cost;
 
 /// Failures told in full; the rest is only counted.
 const MAX_FAILURES: usize = 50;
@@ -42,6 +43,10 @@ pub struct EndpointReport {
     pub build: String,
     pub count: u64,
     pub failures: u64,
+    /// Answers with an `X-Cpu-Ns` header, and the sum of what they told: nanoseconds of thread CPU as the application
+    /// itself measured them.
+    pub own_count: u64,
+    pub own_cpu_ns: u64,
     /// When the first such request was sent and the last answer came.
     pub first_ms: u64,
     pub last_ms: u64,
@@ -65,6 +70,17 @@ impl LoadReport {
         self.endpoints.iter().filter(|endpoint| endpoint.name == name).map(|endpoint| endpoint.count).sum()
     }
 
+    /// What the application itself said that one step's requests cost, over all builds.
+    pub fn own(&self, name: &str) -> Cost {
+        self.endpoints.iter().filter(|endpoint| endpoint.name == name).fold(
+            Cost::default(),
+            |sum, endpoint| Cost {
+                count: sum.count + endpoint.own_count,
+                sum_ns: sum.sum_ns + endpoint.own_cpu_ns,
+            },
+        )
+    }
+
     pub fn of(&self, name: &str, build: &str) -> Option<&EndpointReport> {
         self.endpoints.iter().find(|endpoint| endpoint.name == name && endpoint.build == build)
     }
@@ -78,6 +94,7 @@ impl LoadReport {
 struct Line {
     failures: u64,
     count: u64,
+    own: Cost,
     first: Duration,
     last: Duration,
     latency_us: Histogram<u64>,
@@ -149,11 +166,16 @@ impl Tally {
         let line = self.lines.entry((step, build)).or_insert_with(|| Line {
             failures: 0,
             count: 0,
+            own: Cost::default(),
             first,
             last: now,
             latency_us: Histogram::new_with_max(3_600_000_000, 3).expect("an hour in three digits fits"),
         });
         line.count += 1;
+        if let Some(ns) = answered.own_cpu_ns {
+            line.own.count += 1;
+            line.own.sum_ns += ns;
+        }
         line.first = line.first.min(first);
         line.last = now;
         line.latency_us.saturating_record(latency_us);
@@ -173,6 +195,8 @@ impl Tally {
             build: build.clone(),
             count: line.count,
             failures: line.failures,
+            own_count: line.own.count,
+            own_cpu_ns: line.own.sum_ns,
             first_ms: millis(line.first),
             last_ms: millis(line.last),
             p50_us: line.latency_us.value_at_quantile(0.50),

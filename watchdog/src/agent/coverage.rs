@@ -78,7 +78,8 @@ impl Coverage {
         }
         let figures = Figures {
             process_ns: grown.process_ns,
-            attributed_ns: grown.attributed_ns,
+            // What serves the runtime is accounted for, though no single request owns it.
+            attributed_ns: grown.attributed_ns + grown.shared_ns,
             started: grown.started,
             housekeeping_ns: span_ns.saturating_mul(processes) / (1_000_000_000 / HOUSEKEEPING_NS_PER_SECOND),
         };
@@ -108,6 +109,7 @@ pub(super) fn growth(before: &Conservation, after: &Conservation) -> Conservatio
     Conservation {
         process_ns: after.process_ns.saturating_sub(before.process_ns),
         attributed_ns: after.attributed_ns.saturating_sub(before.attributed_ns),
+        shared_ns: after.shared_ns.saturating_sub(before.shared_ns),
         unattributed_ns: after.unattributed_ns.saturating_sub(before.unattributed_ns),
         started: after.started.saturating_sub(before.started),
         finished: after.finished.saturating_sub(before.finished),
@@ -125,6 +127,7 @@ mod tests {
         Conservation {
             process_ns: process_ms * MS,
             attributed_ns: attributed_ms * MS,
+            shared_ns: 0,
             unattributed_ns: (process_ms - attributed_ms) * MS,
             started,
             finished: started,

@@ -1,5 +1,6 @@
 //! One tick: drain the rings, read the counters, rebuild what the ring dropped, sweep what was abandoned.
 
+use std::collections::BTreeMap;
 use std::mem::size_of;
 
 use aya::maps::{MapData, RingBuf};
@@ -7,7 +8,7 @@ use watchdog_common::abi::ENDPOINT_OTHER;
 use watchdog_common::types::{Loss, OngoingRequest, ProcessEvent, RequestFlags, Sample, SeriesKey};
 
 use super::slots::{SELF_TEST_SLOT, series_of};
-use super::tick::Tick;
+use super::tick::{LossCounts, Tick};
 use super::{Kernel, KernelError};
 
 /// How often requests that will never end are looked for.
@@ -21,8 +22,8 @@ impl Kernel {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let mut losses = self.losses()?;
-        let dropped = losses[Loss::SampleRingFull as usize] > 0;
+        let mut slot_losses = self.slot_losses()?;
+        let dropped = total(&slot_losses)[Loss::SampleRingFull as usize] > 0;
         // The series are read before the ring: a sample that is in both is taken from the ring, and what is only
         // in the series was dropped.
         let before = if dropped { self.watched_series()? } else { Vec::new() };
@@ -41,13 +42,30 @@ impl Kernel {
             .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
             .collect();
         let processes = drain(&mut self.processes, parse_process);
-        losses[Loss::Abandoned as usize] += self.sweep(now_mono_ns);
-        let slots: Vec<u16> = self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT).collect();
-        let conservation = slots
-            .into_iter()
+        self.tick_uprobes(&processes, &total(&slot_losses), now_mono_ns);
+        for request in self.sweep(now_mono_ns) {
+            let of_slot = slot_losses.entry(request.build_slot).or_default();
+            of_slot[Loss::Abandoned as usize] += 1;
+        }
+        let slots = || self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT);
+        let conservation = slots()
             .map(|slot| Ok((slot, self.read_conservation(slot)?)))
             .collect::<Result<_, KernelError>>()?;
-        Ok(Tick { mono_ns: now_mono_ns, samples, rebuilt, processes, conservation, losses })
+        let blind =
+            slots().map(|slot| Ok((slot, self.read_blind(slot)?))).collect::<Result<_, KernelError>>()?;
+        Ok(Tick {
+            mono_ns: now_mono_ns,
+            samples,
+            rebuilt,
+            processes,
+            conservation,
+            blind,
+            losses: total(&slot_losses),
+            slot_losses: slot_losses
+                .into_iter()
+                .filter(|(_, counts)| counts.iter().any(|n| *n > 0))
+                .collect(),
+        })
     }
 
     /// Requests under way, as far as their time was handed to them.
@@ -55,18 +73,24 @@ impl Kernel {
         self.ongoing.requests().collect()
     }
 
-    fn losses(&mut self) -> Result<[u64; Loss::ALL.len()], KernelError> {
-        let mut since = [0; Loss::ALL.len()];
-        for (index, (since, before)) in (0..).zip(since.iter_mut().zip(&mut self.losses_before)) {
-            let per_cpu = self
-                .losses
-                .get(&index, 0)
-                .map_err(|error| KernelError::map("reading the loss counters", &error))?;
-            let total: u64 = per_cpu.iter().sum();
-            *since = total.saturating_sub(*before);
-            *before = total;
+    /// Losses since the last call, of the open slots and of slot 0.
+    fn slot_losses(&mut self) -> Result<BTreeMap<u16, LossCounts>, KernelError> {
+        let slots: Vec<u16> = std::iter::once(0).chain(self.open.keys().copied()).collect();
+        let mut since = BTreeMap::new();
+        for slot in slots {
+            let now = self.read_losses(slot)?;
+            let before = self.losses_before.insert(slot, now).unwrap_or_default();
+            since.insert(slot, std::array::from_fn(|index| now[index].saturating_sub(before[index])));
         }
         Ok(since)
+    }
+
+    fn read_losses(&self, slot: u16) -> Result<LossCounts, KernelError> {
+        let per_cpu = self
+            .losses
+            .get(&u32::from(slot), 0)
+            .map_err(|error| KernelError::map("reading the loss counters", &error))?;
+        Ok(std::array::from_fn(|index| per_cpu.iter().map(|cpu| cpu.0.0[index]).sum()))
     }
 
     fn watched_series(&self) -> Result<Vec<(SeriesKey, Box<watchdog_common::types::Series>)>, KernelError> {
@@ -80,17 +104,22 @@ impl Kernel {
     }
 
     /// Removes requests that can never end: their process is gone, or their connection was closed long ago.
-    fn sweep(&mut self, now_mono_ns: u64) -> u64 {
+    fn sweep(&mut self, now_mono_ns: u64) -> Vec<OngoingRequest> {
         if now_mono_ns.saturating_sub(self.swept_mono_ns) < SWEEP_EVERY_NS {
-            return 0;
+            return Vec::new();
         }
         self.swept_mono_ns = now_mono_ns;
         self.ongoing.end(|request| {
             let closed = request.flags & RequestFlags::CLOSED != 0;
-            self.tgid_slots.get(request.tgid) == 0
+            self.slot_of(request.tgid) == 0
                 || closed && now_mono_ns.saturating_sub(request.last_mono_ns) > CLOSED_KEPT_NS
         })
     }
+}
+
+/// All slots together.
+fn total(slots: &BTreeMap<u16, LossCounts>) -> LossCounts {
+    std::array::from_fn(|index| slots.values().map(|counts| counts[index]).sum())
 }
 
 fn drain<T>(ring: &mut RingBuf<MapData>, parse: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {

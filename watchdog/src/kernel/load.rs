@@ -25,6 +25,13 @@ pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, Kern
     if let Some(bytes) = options.sample_ring_bytes {
         loader.map_max_entries(map::SAMPLES, bytes);
     }
+    // Maps of a tier that is off take no room.
+    if !options.uprobes.pool {
+        loader.map_max_entries(map::JOBS, 1);
+    }
+    if !options.uprobes.tls {
+        loader.map_max_entries(map::TLS, 1).map_max_entries(map::TLS_SERVED, 1);
+    }
     let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Cannot {
         what: "creating the maps of the kernel programs".into(),
         why: chain(&error),

@@ -3,6 +3,8 @@
 //! - `load`: tiers are tried by attaching; [`KernelReport`] says which one serves.
 //! - `offsets`: kernel fields, from the kernel's own type information.
 //! - `slots`: which (service, build) pairs and which processes are watched.
+//! - `uprobes`: the extra tier, probes inside watched processes.
+//! - `runtime`: what a process's runtime is, where that changes how its work is followed.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
 mod drain;
@@ -10,10 +12,12 @@ mod load;
 mod offsets;
 mod ongoing;
 mod rebuild;
+mod runtime;
 mod selftest;
 mod slots;
 mod tgid_slots;
 pub mod tick;
+mod uprobes;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,12 +27,14 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    BuildSlot, Conservation, EndpointKey, Loss, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns,
 };
 
 use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
 use self::tgid_slots::TgidSlots;
+use self::uprobes::UserProbes;
+pub use self::uprobes::{ProbedProcess, Uprobes};
 
 /// The eBPF object, embedded at build time.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watchdog-ebpf"));
@@ -61,6 +67,8 @@ pub struct KernelOptions {
     pub only_tier: Option<Tier>,
     /// Let the kernel keep run time and count of each program (costs two clock reads per run).
     pub probe_stats: bool,
+    /// User probes that services may ask for; none unless said otherwise.
+    pub uprobes: Uprobes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +108,7 @@ macro_rules! plain {
         unsafe impl Pod for Shared<$type> {}
     )*};
 }
-plain!(BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns);
+plain!(Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns);
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {
@@ -115,11 +123,15 @@ pub struct Kernel {
     processes: RingBuf<MapData>,
     series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
     conservation: PerCpuArray<MapData, Shared<Conservation>>,
-    losses: PerCpuArray<MapData, u64>,
-    losses_before: [u64; Loss::ALL.len()],
+    blind: PerCpuArray<MapData, Shared<Blind>>,
+    losses: PerCpuArray<MapData, Shared<Losses>>,
+    losses_before: BTreeMap<u16, tick::LossCounts>,
     accounted: BTreeMap<SeriesKey, Accounted>,
     ongoing: OngoingTable,
     swept_mono_ns: u64,
+    uprobes: UserProbes,
+    /// What each service asked for; the others get all that `KernelOptions` allows.
+    service_uprobes: BTreeMap<u32, Uprobes>,
     /// Faults that the programs themselves report; absent where the kernel refuses the ring.
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     stats_switch: Option<OwnedFd>,
@@ -138,7 +150,9 @@ impl Kernel {
     /// Loads and attaches the best tier that this kernel allows, and checks that what it measures is true.
     pub fn load(options: &KernelOptions) -> Result<Self, KernelError> {
         let hash_key = random_key()?;
-        let (mut ebpf, report) = load::load(options, hash_key)?;
+        let (mut ebpf, mut report) = load::load(options, hash_key)?;
+        // Before any map is taken out of it: what is loaded later would not find it.
+        let uprobes = UserProbes::load(&mut ebpf, options.uprobes, &mut report)?;
         let stats = if options.probe_stats {
             let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime);
             Some(stats.map_err(|error| {
@@ -162,11 +176,14 @@ impl Kernel {
             processes: typed(&mut ebpf, map::PROCESSES)?,
             series: typed(&mut ebpf, map::SERIES)?,
             conservation: typed(&mut ebpf, map::CONSERVATION)?,
+            blind: typed(&mut ebpf, map::BLIND)?,
             losses: typed(&mut ebpf, map::LOSSES)?,
-            losses_before: [0; Loss::ALL.len()],
+            losses_before: BTreeMap::new(),
             accounted: BTreeMap::new(),
             ongoing,
             swept_mono_ns: 0,
+            uprobes,
+            service_uprobes: BTreeMap::new(),
             log,
             stats_switch: stats,
             ebpf,
@@ -180,6 +197,16 @@ impl Kernel {
 
     pub fn report(&self) -> &KernelReport {
         &self.report
+    }
+
+    /// Says which user probes the processes of a service get that are watched from now on.
+    pub fn set_uprobes(&mut self, service: u32, wanted: Uprobes) {
+        self.service_uprobes.insert(service, wanted);
+    }
+
+    /// The processes that have user probes, or should have.
+    pub fn probed(&self) -> Vec<ProbedProcess> {
+        self.uprobes.probed()
     }
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.

@@ -15,10 +15,12 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
         remedy: "the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (all current distributions' are)"
             .into(),
     })?;
-    let wanted: [(&str, &str, &[&str]); 6] = [
+    let wanted: [(&str, &str, &[&str]); 8] = [
         (global::TASK_PID, "task_struct", &["pid"]),
         (global::TASK_TGID, "task_struct", &["tgid"]),
         (global::TASK_SUM_EXEC, "task_struct", &["se", "sum_exec_runtime"]),
+        (global::TASK_COMM, "task_struct", &["comm"]),
+        (global::TASK_TLS, "task_struct", &["thread", "fsbase"]),
         (global::TASK_SIGNAL, "task_struct", &["signal"]),
         (global::SIGNAL_LIVE, "signal_struct", &["live"]),
         (global::SOCKET_SK, "socket", &["sk"]),
@@ -79,7 +81,7 @@ mod tests {
     #[test]
     fn every_field_is_found_in_the_running_kernel() {
         let offsets = resolve().expect("this machine's kernel has type information");
-        assert_eq!(offsets.len(), 6);
+        assert_eq!(offsets.len(), 8);
         let of = |name| offsets.iter().find(|(n, _)| *n == name).map(|(_, o)| *o);
         // pid and tgid are neighbours in every kernel since 2.6.
         assert_eq!(of(global::TASK_TGID), of(global::TASK_PID).map(|pid| pid + 4));

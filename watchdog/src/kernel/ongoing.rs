@@ -34,12 +34,13 @@ impl OngoingTable {
         (0..PLACES).filter_map(|place| self.request(place))
     }
 
-    /// Ends requests for which `over` holds; returns how many the programs did not end in the meantime.
-    pub(super) fn end(&self, over: impl Fn(&OngoingRequest) -> bool) -> u64 {
-        let ended = (0..PLACES).filter(|&place| {
-            self.request(place).is_some_and(|request| over(&request) && self.vacate(place, request.identity))
+    /// Ends requests for which `over` holds; returns those that the programs did not end in the meantime.
+    pub(super) fn end(&self, over: impl Fn(&OngoingRequest) -> bool) -> Vec<OngoingRequest> {
+        let ended = (0..PLACES).filter_map(|place| {
+            let request = self.request(place).filter(|request| over(request))?;
+            self.vacate(place, request.identity).then_some(request)
         });
-        ended.count() as u64
+        ended.collect()
     }
 
     fn request(&self, place: usize) -> Option<OngoingRequest> {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, PerCpuValues};
 use watchdog_common::abi::{
-    ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_SERVICES, MAX_WILDCARD_MASKS, STATUS_CLASSES, map,
+    ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_SERVICES, MAX_WILDCARD_MASKS, SLOT_MASK, STATUS_CLASSES, map,
 };
 use watchdog_common::http::{method_code, path_hash};
-use watchdog_common::types::{BuildSlot, Conservation, EndpointKey, Series, SeriesKey, ServicePatterns};
+use watchdog_common::types::{
+    Blind, BuildSlot, Conservation, EndpointKey, Loss, ProcessEvent, Series, SeriesKey, ServicePatterns,
+};
 
-use super::{EndpointPattern, Kernel, KernelError, Shared};
+use super::{EndpointPattern, Kernel, KernelError, Shared, Uprobes, runtime};
 
 /// The last slot belongs to the self-test at start-up.
 #[expect(clippy::cast_possible_truncation, reason = "checked when it is compiled")]
@@ -115,6 +117,11 @@ impl Kernel {
         self.conservation
             .set(u32::from(slot), zeros, 0)
             .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
+        let zeros = PerCpuValues::try_from(vec![Shared(Blind::default()); cpus])
+            .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
+        self.blind
+            .set(u32::from(slot), zeros, 0)
+            .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
         for key in series_of(slot, endpoint_count) {
             self.series
                 .insert(Shared(key), Shared(Series::default()), 0)
@@ -138,16 +145,30 @@ impl Kernel {
 
     /// Watches a process (all its threads, its later children too) under a slot; also moves it to another slot.
     pub fn watch(&mut self, tgid: u32, slot: u16) {
-        self.tgid_slots.set(tgid, slot);
+        self.tgid_slots.set(tgid, slot | runtime::of(tgid));
+        let wanted = uprobes_of(&self.open, &self.service_uprobes, slot);
+        self.uprobes.watch(&mut self.ebpf, tgid, wanted, crate::clock::mono_ns());
     }
 
     pub fn unwatch(&mut self, tgid: u32) {
         self.tgid_slots.set(tgid, 0);
+        self.uprobes.unwatch(tgid);
+    }
+
+    pub(super) fn tick_uprobes(
+        &mut self,
+        processes: &[ProcessEvent],
+        losses: &[u64; Loss::ALL.len()],
+        now_mono_ns: u64,
+    ) {
+        let (slots, open, of_service) = (&self.tgid_slots, &self.open, &self.service_uprobes);
+        let wanted_of = |tgid| uprobes_of(open, of_service, slots.get(tgid) & SLOT_MASK);
+        self.uprobes.tick(&mut self.ebpf, processes, losses, now_mono_ns, wanted_of);
     }
 
     /// The slot under which a process is watched, 0 for none. The kernel gives children their parent's.
     pub fn slot_of(&self, tgid: u32) -> u16 {
-        self.tgid_slots.get(tgid)
+        self.tgid_slots.get(tgid) & SLOT_MASK
     }
 
     /// Counts, sums and histograms of every open slot, cumulative.
@@ -179,9 +200,24 @@ impl Kernel {
         Ok(per_cpu.iter().fold(Conservation::default(), |sum, cpu| Conservation {
             process_ns: sum.process_ns + cpu.0.process_ns,
             attributed_ns: sum.attributed_ns + cpu.0.attributed_ns,
+            shared_ns: sum.shared_ns + cpu.0.shared_ns,
             unattributed_ns: sum.unattributed_ns + cpu.0.unattributed_ns,
             started: sum.started + cpu.0.started,
             finished: sum.finished + cpu.0.finished,
+        }))
+    }
+
+    pub(super) fn read_blind(&self, slot: u16) -> Result<Blind, KernelError> {
+        let per_cpu = self
+            .blind
+            .get(&u32::from(slot), 0)
+            .map_err(|error| KernelError::map("reading a slot's counters", &error))?;
+        Ok(per_cpu.iter().fold(Blind::default(), |sum, cpu| Blind {
+            readable_bytes: sum.readable_bytes + cpu.0.readable_bytes,
+            tls_bytes: sum.tls_bytes + cpu.0.tls_bytes,
+            http2_bytes: sum.http2_bytes + cpu.0.http2_bytes,
+            unknown_bytes: sum.unknown_bytes + cpu.0.unknown_bytes,
+            io_uring_bytes: sum.io_uring_bytes + cpu.0.io_uring_bytes,
         }))
     }
 
@@ -198,6 +234,16 @@ impl Kernel {
     {
         let map = self.ebpf.map_mut(name).ok_or_else(|| super::wrong_kind(name))?;
         M::try_from(map).map_err(|error| KernelError::map(&format!("opening the map {name}"), &error))
+    }
+}
+
+/// Which user probes the processes under a slot get.
+fn uprobes_of(open: &BTreeMap<u16, (u32, u16)>, of_service: &BTreeMap<u32, Uprobes>, slot: u16) -> Uprobes {
+    match open.get(&slot) {
+        Some((service, _)) if slot != SELF_TEST_SLOT => {
+            of_service.get(service).copied().unwrap_or(Uprobes::ALL)
+        }
+        _ => Uprobes::NONE,
     }
 }
 

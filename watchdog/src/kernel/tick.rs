@@ -1,6 +1,9 @@
 //! What one drain of the kernel's maps brought. Pure values: a recorded run replays them.
 
-use watchdog_common::types::{Conservation, Loss, ProcessEvent, Sample};
+use watchdog_common::types::{Blind, Conservation, Loss, ProcessEvent, Sample};
+
+/// By [`Loss`] as index.
+pub type LossCounts = [u64; Loss::ALL.len()];
 
 /// Everything since the previous tick.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +17,12 @@ pub struct Tick {
     pub processes: Vec<ProcessEvent>,
     /// Per build slot, since the slot was taken (not a difference).
     pub conservation: Vec<(u16, Conservation)>,
-    /// Losses since the previous tick, by [`Loss`] as index.
-    pub losses: [u64; Loss::ALL.len()],
+    /// Per build slot, since the slot was taken (not a difference).
+    pub blind: Vec<(u16, Blind)>,
+    /// Losses since the previous tick, by [`Loss`] as index: of all slots, and those that belong to none.
+    pub losses: LossCounts,
+    /// The same by build slot; slots without any are left out.
+    pub slot_losses: Vec<(u16, LossCounts)>,
 }
 
 /// Requests of one series that came as bucket counts, split between the buckets' edges so that their sum is exact.

@@ -134,6 +134,7 @@ impl Totals {
 fn add(total: &mut Conservation, part: &Conservation) {
     total.process_ns += part.process_ns;
     total.attributed_ns += part.attributed_ns;
+    total.shared_ns += part.shared_ns;
     total.unattributed_ns += part.unattributed_ns;
     total.started += part.started;
     total.finished += part.finished;

@@ -119,33 +119,44 @@ fn venv() -> PathBuf {
     paths::artefacts().join("venv")
 }
 
-/// A copy of the list of packages, written when all of them are installed.
-fn installed_packages() -> PathBuf {
-    venv().join("installed-requirements.txt")
-}
-
-/// Where the packages are, if they are those of today's list.
+/// Where the shop's packages are, if they are those of today's list.
 pub(super) fn shop_packages() -> Option<String> {
-    let wanted = fs::read_to_string(paths::root().join(SHOP_PACKAGES)).ok()?;
-    let installed = fs::read_to_string(installed_packages()).ok()?;
-    (wanted == installed && gunicorn().is_file()).then(|| gunicorn().display().to_string())
+    python_packages(SHOP_PACKAGES, &venv())?;
+    Some(gunicorn().display().to_string())
 }
 
 pub(super) fn install_shop_packages(progress: &Progress) -> Result<()> {
-    let list = paths::root().join(SHOP_PACKAGES);
+    install_python_packages(SHOP_PACKAGES, &venv(), progress)
+}
+
+/// A copy of the list of packages, written when all of them are installed.
+fn installed_packages(venv: &Path) -> PathBuf {
+    venv.join("installed-requirements.txt")
+}
+
+/// A virtual environment, if it has the packages of today's list (a path in the workspace).
+pub(super) fn python_packages(list: &str, venv: &Path) -> Option<String> {
+    let wanted = fs::read_to_string(paths::root().join(list)).ok()?;
+    let installed = fs::read_to_string(installed_packages(venv)).ok()?;
+    (wanted == installed && venv.join("bin/python").is_file()).then(|| venv.display().to_string())
+}
+
+/// Makes a virtual environment anew, with the packages of a list.
+pub(super) fn install_python_packages(list: &str, venv: &Path, progress: &Progress) -> Result<()> {
+    let list = paths::root().join(list);
     let wanted = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     let python = python().context("needs Python with venv first")?;
     // Half of an environment is worse than none: a run that was interrupted starts over.
-    if venv().exists() {
-        fs::remove_dir_all(venv())?;
+    if venv.exists() {
+        fs::remove_dir_all(venv)?;
     }
-    process::run(Command::new(python).args(["-m", "venv"]).arg(venv()), progress, LOG)?;
-    let mut pip = Command::new(venv().join("bin/pip"));
+    process::run(Command::new(python).args(["-m", "venv"]).arg(venv), progress, LOG)?;
+    let mut pip = Command::new(venv.join("bin/pip"));
     pip.args(["install", "--disable-pip-version-check", "--requirement"]).arg(&list);
     process::run(&mut pip, progress, LOG).context(
         "the packages come from PyPI; where that cannot be reached, set PIP_INDEX_URL to a mirror",
     )?;
-    fs::write(installed_packages(), wanted).context("cannot note what is installed")
+    fs::write(installed_packages(venv), wanted).context("cannot note what is installed")
 }
 
 /// Prometheus's checker: the system's, or the one that `ensure(&[Component::Tests])` unpacks.

@@ -1,0 +1,87 @@
+//! Real servers: the kernel's figures against the applications' own, at concurrency 1, 8 and 32, over connections that
+//! are kept and that are not. `cargo xtask setup servers` installs them; `server-check` runs them with other loads.
+
+use std::fmt::Write as _;
+
+use watchdog::kernel::{KernelOptions, Uprobes};
+use watchdog_tests::servers::{self, Session, Trial, judge};
+use watchdog_tests::skip::kernel_or_skip;
+
+const REQUESTS: u64 = 160;
+
+fn holds(name: &str) {
+    let Some(mut kernel) =
+        kernel_or_skip(&KernelOptions { uprobes: Uprobes::ALL, ..KernelOptions::default() })
+    else {
+        return;
+    };
+    let server = servers::named(name).unwrap_or_else(|error| panic!("{error:#}"));
+    let session = Session::open(&mut kernel, server).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut failed = String::new();
+    for concurrency in [1, 8, 32] {
+        for keep_alive in [true, false] {
+            let trial = Trial { concurrency, keep_alive, requests: REQUESTS, contended: false };
+            let outcome =
+                session.run(&mut kernel, trial).unwrap_or_else(|error| panic!("{name}, {trial}: {error:#}"));
+            let wrong = judge(server, &outcome);
+            if !wrong.is_empty() {
+                let _ =
+                    writeln!(failed, "{name}, {trial}:\n- {}\n{}", wrong.join("\n- "), outcome.told(server));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "\n{failed}");
+}
+
+/// A test for each server, and one that fails when a server has none.
+macro_rules! servers {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                holds($name);
+            }
+        )*
+
+        #[test]
+        fn every_server_has_a_test() {
+            let tested = [$($name),*];
+            let untested: Vec<_> =
+                servers::all().map(|server| server.name).filter(|name| !tested.contains(name)).collect();
+            assert!(untested.is_empty(), "{untested:?}");
+        }
+    };
+}
+
+servers! {
+    gunicorn_sync: "gunicorn-sync",
+    puma_threads: "puma-threads",
+    puma_cluster: "puma-cluster",
+    tomcat: "tomcat",
+    go_nethttp: "go-nethttp",
+    go_locked: "go-locked",
+    go_tls: "go-tls",
+    axum_blocking: "axum-blocking",
+    axum_worker: "axum-worker",
+    gunicorn_gthread: "gunicorn-gthread",
+    gunicorn_tls: "gunicorn-tls",
+    gunicorn_postgres: "gunicorn-postgres",
+    nginx_gunicorn: "nginx-gunicorn",
+    uvicorn_pool: "uvicorn-pool",
+    uvicorn_uvloop_pool: "uvicorn-uvloop-pool",
+    uvicorn_onloop: "uvicorn-onloop",
+    uvicorn_uvloop_onloop: "uvicorn-uvloop-onloop",
+    uwsgi_http_socket: "uwsgi-http-socket",
+    uwsgi_http_router: "uwsgi-http-router",
+    nginx_uwsgi: "nginx-uwsgi",
+    node_express_scrypt: "node-express-scrypt",
+    node_express_pbkdf2: "node-express-pbkdf2",
+    node_express_bcrypt: "node-express-bcrypt",
+    node_http_sync: "node-http-sync",
+    node_express_data: "node-express-data",
+    node_https: "node-https",
+    node_cluster: "node-cluster",
+    nginx_php_fpm_unix: "nginx-php-fpm-unix",
+    nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
+    apache_mod_php: "apache-mod-php",
+}
