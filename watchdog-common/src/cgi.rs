@@ -177,7 +177,7 @@ impl Variables {
         if self.known & known::METHOD == 0 {
             return 0;
         }
-        word(memory, METHOD, self.kept[3])
+        word(memory, METHOD, self.kept[3].min(8))
     }
 
     #[inline(always)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile64;
 
-use super::{Server, cgi};
 use super::connection::Connection;
 use super::meter::spin;
 use super::options::{Answer, Options, Protocol};
+use super::{Server, cgi};
 
 const SMALL_BODY: &[u8] = b"{\"ok\":true,\"padding\":\"................................................\"}\n";
 const LARGE_BYTES: usize = 1 << 20;

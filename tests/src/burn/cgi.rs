@@ -111,9 +111,9 @@ pub fn read_uwsgi(connection: &mut Connection, server: &Server) -> io::Result<Op
     let bytes = take(connection, options, size)?;
     let variables = uwsgi_variables(&bytes).ok_or_else(|| invalid("variables that end too early"))?;
     let body = match variables.get("CONTENT_LENGTH") {
-        Some(value) if !value.is_empty() => {
-            String::from_utf8_lossy(value).parse().map_err(|_| invalid("a CONTENT_LENGTH that is no number"))?
-        }
+        Some(value) if !value.is_empty() => String::from_utf8_lossy(value)
+            .parse()
+            .map_err(|_| invalid("a CONTENT_LENGTH that is no number"))?,
         _ => 0,
     };
     take(connection, options, body)?;
@@ -122,7 +122,7 @@ pub fn read_uwsgi(connection: &mut Connection, server: &Server) -> io::Result<Op
 
 fn uwsgi_variables(mut bytes: &[u8]) -> Option<Variables> {
     let mut variables = Variables::new();
-    let mut next = |bytes: &mut &[u8]| -> Option<Vec<u8>> {
+    let next = |bytes: &mut &[u8]| -> Option<Vec<u8>> {
         let length = usize::from(u16::from_le_bytes(bytes.get(..2)?.try_into().ok()?));
         let value = bytes.get(2..2 + length)?.to_vec();
         *bytes = &bytes[2 + length..];

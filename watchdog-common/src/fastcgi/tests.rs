@@ -137,6 +137,9 @@ fn the_path_is_the_uri_or_what_stands_for_it() {
     assert_eq!(of(&[script, info, ("REQUEST_URI", "/login"), method]), (get, "/login".into()));
     assert_eq!(of(&[info, method, script]), (get, "/app.php/login".into()));
     assert_eq!(of(&[script]), (0, "/app.php".into()));
+    let long = method_code(b"VERSION-CONTROL");
+    assert_eq!(of(&[("REQUEST_METHOD", "VERSION-CONTROL"), info]), (long, "/login".into()));
+    assert_eq!(of(&[("REQUEST_METHOD", "BASELINE-CONTROL-AND-MORE"), info]).0, method_code(b"BASELINE"));
     assert_eq!(of(&[info]), (0, "/login".into()));
     assert_eq!(of(&[("REQUEST_URI", ""), info]), (0, "/login".into()));
     assert_eq!(of(&[("DOCUMENT_URI", "/a"), script]), (0, "/a".into()));
