@@ -9,6 +9,11 @@
 //! The path is `REQUEST_URI` up to its `?`: what users see and configure. Servers whose front end does not pass it on
 //! have `DOCUMENT_URI`, or `SCRIPT_NAME` followed by `PATH_INFO`.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
 use crate::abi::HEAD_WINDOW;
 use crate::http::STEP;
 

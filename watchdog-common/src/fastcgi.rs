@@ -5,6 +5,11 @@
 //! padding length), content, padding. php-fpm reads header and content by calls of their own, other servers read
 //! what fits into their buffer; [`Requests`] and [`Responses`] do not care, see [`crate::cgi`].
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
 use crate::cgi::{HEADER, Memory, Plan, VARIABLE, VARIABLE_BYTES, Variables, is_looked_for, word};
 
 pub const HEADER_BYTES: u32 = 8;

@@ -4,6 +4,11 @@
 //! name, length and value, the lengths as little-endian u16. Any binary protocol may begin like that, so a connection
 //! is believed to speak it only when the first variable is one that front ends send.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
 use crate::cgi::{
     HEADER, MEMORY, Memory, Plan, VARIABLE, VARIABLE_BYTES, Variables, WINDOW, is_looked_for, word,
 };

@@ -1,5 +1,10 @@
 //! What a connection sends: the response's head, and the record that ends the request.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
 use super::{HEADER_BYTES, Header, Requests, VERSION, record};
 use crate::cgi::{Memory, Plan, RESPONSE, SENT_HEADER, WINDOW};
 

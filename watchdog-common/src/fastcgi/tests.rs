@@ -261,11 +261,10 @@ proptest! {
             all.extend(variable("REQUEST_URI", uri.as_bytes()));
         }
         let received = request(7, true, &all, record_bytes, b"user=ann");
-        let mut page = String::from("X-Powered-By: PHP/8.2\r\n");
-        if let Some(status) = status {
-            page.push_str(&std::format!("Status: {status} x\r\n"));
-        }
-        page.push_str("Content-type: text/html\r\n\r\nStatus: 599\r\n");
+        let line = status.map_or(String::new(), |status| std::format!("Status: {status} x\r\n"));
+        let page = std::format!(
+            "X-Powered-By: PHP/8.2\r\n{line}Content-type: text/html\r\n\r\nStatus: 599\r\n"
+        );
         let sent = response(7, page.as_bytes(), record_bytes);
 
         let whole = told(&received, &sent, &[usize::MAX]);
