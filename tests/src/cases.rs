@@ -1,6 +1,7 @@
 //! The loads under which the kernel's figures must hold.
 
 use anyhow::ensure;
+use watchdog_common::abi::ENDPOINT_OTHER;
 use watchdog_common::types::Loss;
 
 use crate::load::Step;
@@ -74,8 +75,58 @@ pub fn answers(requests: u64) -> Vec<Case> {
     ]
 }
 
+/// Requests as records, as php-fpm and others read and answer them.
+pub fn fastcgi(requests: u64) -> Vec<Case> {
+    let case = |name: &str, args: &[&str]| {
+        let args = [&["--protocol", "fastcgi"], args].concat();
+        Case::new(&format!("FastCGI, {name}"), &args, 4, requests)
+    };
+    let php = ["--read-pieces", "php", "--read-call", "read", "--write-call", "write", "--model", "prefork"];
+    vec![
+        case("as php-fpm", &[&php[..], &["--listen", &unix_path()]].concat()).closing(),
+        case("as php-fpm over TCP", &php).closing(),
+        case("as php-fpm, kept", &php[..6]),
+        case("whole buffers", &[]),
+        case("whole buffers in a pool, closing", &["--model", "pool"]).closing(),
+        case("reads of 7 bytes", &["--read-size", "7"]),
+        case("readv", &["--read-call", "readv"]),
+        case("recvmsg", &["--read-call", "recvmsg"]),
+        Case { cookie_bytes: 5_000, ..case("a cookie of 5 KB", &["--read-size", "1024"]) },
+        Case { record_bytes: 11, cookie_bytes: 200, ..case("records of 11 bytes", &[]) },
+        Case { head_pieces: 9, cookie_bytes: 500, ..case("in 9 pieces", &php[..4]) },
+        case("the end in a write of its own", &["--answer", "two"]),
+        case("writev", &["--answer", "writev"]),
+        case("1 MB page", &["--answer", "large"]),
+        case("streamed with sleeps", &["--answer", "stream"]),
+    ]
+}
+
+/// Requests as packets of variables.
+pub fn uwsgi(requests: u64) -> Vec<Case> {
+    let case = |name: &str, args: &[&str]| {
+        let args = [&["--protocol", "uwsgi"], args].concat();
+        Case::new(&format!("uwsgi, {name}"), &args, 4, requests).closing()
+    };
+    vec![
+        case("whole buffers", &["--read-size", "32768", "--answer", "writev"]),
+        case("unix socket, prefork", &["--listen", &unix_path(), "--model", "prefork"]),
+        case("the header first", &["--read-pieces", "php"]),
+        case("reads of 7 bytes", &["--read-size", "7"]),
+        Case { cookie_bytes: 3_000, head_pieces: 6, ..case("a cookie of 3 KB in 6 pieces", &[]) },
+        case("1 MB body", &["--answer", "large"]),
+    ]
+}
+
 pub fn all(requests: u64) -> Vec<Case> {
-    [concurrencies(requests), models(requests), reads(requests), answers(requests)].concat()
+    [
+        concurrencies(requests),
+        models(requests),
+        reads(requests),
+        answers(requests),
+        fastcgi(requests),
+        uwsgi(requests),
+    ]
+    .concat()
 }
 
 /// For an emulated machine: few requests, long logins.
@@ -109,6 +160,9 @@ fn unix_path() -> String {
     format!("unix:{}", path.display())
 }
 
+/// Place of the endpoint that is answered with 401, see [`crate::measure::ENDPOINTS`].
+const UNKNOWN: usize = 4;
+
 /// How far figures may be apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -136,6 +190,15 @@ pub fn judge(measured: &Measured, bounds: Bounds) -> anyhow::Result<()> {
         "login mean is {:.4} of its own figure",
         login.ratio()
     );
+    for sample in &measured.samples {
+        let expected = if usize::from(sample.endpoint) == UNKNOWN { 401 } else { 200 };
+        ensure!(
+            sample.endpoint == ENDPOINT_OTHER || sample.status == expected,
+            "endpoint {} was answered with {expected}, not {}",
+            sample.endpoint,
+            sample.status
+        );
+    }
     ensure!(measured.coverage() >= bounds.coverage, "coverage is {:.3}", measured.coverage());
     ensure!(measured.left_ongoing == 0, "{} requests are still held", measured.left_ongoing);
     for loss in [Loss::SeriesMissing, Loss::SampleRingFull, Loss::UnreadableBuffer, Loss::OngoingFull] {

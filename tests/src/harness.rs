@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
 use crate::burn::stats::{Cost, Stats};
-use crate::load::{Get, LoadReport, Step, Target};
+use crate::load::{Get, LoadReport, Protocol, Step, Target};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
@@ -34,6 +34,16 @@ pub struct Burn {
     child: Child,
     address: String,
     target: Target,
+    protocol: Protocol,
+}
+
+fn spoken(command: &Command) -> Protocol {
+    let mut args = command.get_args().skip_while(|arg| *arg != "--protocol").skip(1);
+    match args.next().and_then(|value| value.to_str()) {
+        Some("fastcgi") => Protocol::Fastcgi,
+        Some("uwsgi") => Protocol::Uwsgi,
+        _ => Protocol::Http,
+    }
 }
 
 #[derive(Deserialize)]
@@ -60,7 +70,8 @@ impl Burn {
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
         // From here on the child is ended by the drop.
-        let mut burn = Self { child, address: String::new(), target: Target::Unix(PathBuf::new()) };
+        let target = Target::Unix(PathBuf::new());
+        let mut burn = Self { child, address: String::new(), target, protocol: spoken(command) };
         let stdout = burn.child.stdout.take().context("the server's standard output was asked for")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).context("reading the server's address")?;
@@ -80,6 +91,11 @@ impl Burn {
         &self.target
     }
 
+    /// What it was told to speak.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// `IP:PORT` or `unix:PATH`.
     pub fn address(&self) -> &str {
         &self.address
@@ -87,7 +103,7 @@ impl Burn {
 
     /// The server's own account up to now. The request that asks is itself counted, as `stats`, afterwards.
     pub fn stats(&self) -> anyhow::Result<Stats> {
-        let answer = Get::fetch(&self.target, "/stats", READY_WITHIN)?;
+        let answer = Get::fetch_by(self.protocol, &self.target, "/stats", READY_WITHIN)?;
         ensure!(answer.status == 200, "/stats answered {}", answer.status);
         serde_json::from_slice(&answer.body).context("reading the server's account")
     }

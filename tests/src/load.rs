@@ -1,6 +1,7 @@
 //! The load driver: real HTTP/1.1 over blocking sockets, or HTTP/2, bounded in count and in time, to loopback and nowhere
 //! else.
 
+mod cgi;
 mod h2;
 mod http;
 mod report;
@@ -157,6 +158,21 @@ pub struct LoadOptions {
     pub timeout: Duration,
     /// Write a line per answered request to this file, see [`LOG_HEADER`].
     pub log: Option<PathBuf>,
+    pub protocol: Protocol,
+    /// FastCGI: bytes of variables in one record at most.
+    pub record_bytes: usize,
+    /// FastCGI and uwsgi: length of a cookie that comes before the path; 0 for none.
+    pub cookie_bytes: usize,
+}
+
+/// What the server is spoken to in. A target may ask for HTTP/2 in place of HTTP/1.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http,
+    Fastcgi,
+    /// One request per connection.
+    Uwsgi,
 }
 
 /// First line of a request log: when the request was sent, wall clock in milliseconds; its step; the build that
@@ -179,6 +195,9 @@ impl LoadOptions {
             expect_continue: false,
             timeout: Duration::from_secs(30),
             log: None,
+            protocol: Protocol::Http,
+            record_bytes: 65_528,
+            cookie_bytes: 0,
         }
     }
 

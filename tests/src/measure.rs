@@ -54,6 +54,9 @@ pub struct Case {
     pub steps: Vec<Step>,
     pub head_pieces: usize,
     pub expect_continue: bool,
+    /// See [`LoadOptions`].
+    pub record_bytes: usize,
+    pub cookie_bytes: usize,
 }
 
 impl Case {
@@ -68,6 +71,8 @@ impl Case {
             steps: usual_mix(),
             head_pieces: 1,
             expect_continue: false,
+            record_bytes: 65_528,
+            cookie_bytes: 0,
         }
     }
 
@@ -151,6 +156,9 @@ fn measure_watched(kernel: &mut Kernel, case: &Case, burn: &Burn, slot: u16) -> 
         keep_alive: case.keep_alive,
         head_pieces: case.head_pieces,
         expect_continue: case.expect_continue,
+        protocol: burn.protocol(),
+        record_bytes: case.record_bytes,
+        cookie_bytes: case.cookie_bytes,
         ..LoadOptions::new(burn.target().clone(), case.steps.clone(), case.requests)
     };
     let report = run(options)?;

@@ -50,6 +50,18 @@ fn a_request_is_one_however_it_is_answered() {
     hold(&mut kernel, cases::answers(REQUESTS));
 }
 
+#[test]
+fn fastcgi_requests_are_counted_like_any_other() {
+    let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
+    hold(&mut kernel, cases::fastcgi(REQUESTS));
+}
+
+#[test]
+fn uwsgi_requests_are_counted_like_any_other() {
+    let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
+    hold(&mut kernel, cases::uwsgi(REQUESTS));
+}
+
 /// The light endpoints have no 5 % rule: between the wake-up and the return of the read lie some tens of
 /// microseconds that the server's own clock leaves out. More than that must not be smeared over them.
 #[test]

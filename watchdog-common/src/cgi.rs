@@ -9,6 +9,11 @@
 //! The path is `REQUEST_URI` up to its `?`: what users see and configure. Servers whose front end does not pass it on
 //! have `DOCUMENT_URI`, or `SCRIPT_NAME` followed by `PATH_INFO`.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
 use crate::abi::HEAD_WINDOW;
 use crate::http::STEP;
 
@@ -177,7 +182,7 @@ impl Variables {
         if self.known & known::METHOD == 0 {
             return 0;
         }
-        word(memory, METHOD, self.kept[3])
+        word(memory, METHOD, self.kept[3].min(8))
     }
 
     #[inline(always)]
@@ -390,3 +395,6 @@ pub fn status(memory: &Memory, len: usize) -> u16 {
     let _ = (0..WINDOW / STEP).find(|step| !scan.step(memory, step * STEP, len));
     scan.status()
 }
+
+#[cfg(test)]
+mod tests;

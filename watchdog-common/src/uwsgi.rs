@@ -4,7 +4,15 @@
 //! name, length and value, the lengths as little-endian u16. Any binary protocol may begin like that, so a connection
 //! is believed to speak it only when the first variable is one that front ends send.
 
-use crate::cgi::{HEADER, Memory, Plan, VARIABLE, VARIABLE_BYTES, Variables, is_looked_for, word};
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets and counts are bounded by the memory's size, and the kernel's registers hold 64 bits"
+)]
+
+use crate::cgi::{
+    HEADER, MEMORY, Memory, Plan, VARIABLE, VARIABLE_BYTES, Variables, WINDOW, is_looked_for, word,
+};
+use crate::fastcgi::conversation::{copy, path};
 use crate::fastcgi::{Event, Opens};
 use crate::http::method_code;
 
@@ -224,3 +232,42 @@ impl Packet {
         wanted.saturating_sub(before)
     }
 }
+
+/// A packet as the kernel reads it, composed for user space.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    memory: Memory,
+    variables: Variables,
+    packet: Packet,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { memory: [0; MEMORY], variables: Variables::default(), packet: Packet::default() }
+    }
+}
+
+impl Reading {
+    /// What one call received. Returns the [`Event`] bits.
+    pub fn receive(&mut self, mut bytes: &[u8]) -> u32 {
+        while let Ok(left @ 1..) = u32::try_from(bytes.len()) {
+            let Some(plan) = self.packet.plan(&self.variables, left) else { break };
+            copy(&mut self.memory, plan, bytes);
+            let used = self.packet.took(&mut self.variables, &self.memory, plan);
+            bytes = &bytes[used as usize..];
+        }
+        self.packet.take_events()
+    }
+
+    pub fn method(&self) -> u64 {
+        self.variables.method(&self.memory)
+    }
+
+    /// Of at most two windows, and its length. What follows `?` is in it.
+    pub fn path(&self) -> ([u8; 2 * WINDOW], usize) {
+        path(&self.variables, &self.memory)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -68,8 +68,6 @@ fn main() -> anyhow::Result<ExitCode> {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     }
     let load = Load::start(LoadOptions {
-        target: args.target,
-        steps: args.steps,
         concurrency: args.concurrency,
         requests: args.requests,
         duration: args.seconds.map(Duration::try_from_secs_f64).transpose()?,
@@ -80,6 +78,7 @@ fn main() -> anyhow::Result<ExitCode> {
         expect_continue: args.expect_continue,
         timeout: Duration::try_from_secs_f64(args.timeout)?,
         log: args.log,
+        ..LoadOptions::new(args.target, args.steps, 0)
     })?;
     let stopper = load.stopper();
     if args.until_stdin_closes {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile64;
 
-use super::Server;
 use super::connection::Connection;
 use super::meter::spin;
-use super::options::{Answer, Options};
+use super::options::{Answer, Options, Protocol};
+use super::{Server, cgi};
 
 const SMALL_BODY: &[u8] = b"{\"ok\":true,\"padding\":\"................................................\"}\n";
 const LARGE_BYTES: usize = 1 << 20;
@@ -50,6 +50,8 @@ pub struct Response<'a> {
     pub body: Option<&'a [u8]>,
     /// CPU to spend between the chunks of a streamed response.
     pub while_streaming: Duration,
+    /// FastCGI: the request's id.
+    pub record_id: u16,
 }
 
 pub fn send_response(connection: &Connection, server: &Server, response: &Response<'_>) -> io::Result<()> {
@@ -63,6 +65,10 @@ pub fn send_response(connection: &Connection, server: &Server, response: &Respon
         Answer::Large => &server.bodies.large,
         _ => SMALL_BODY,
     });
+    if options.protocol == Protocol::Fastcgi {
+        let form = if response.body.is_some() { Answer::One } else { options.answer };
+        return by_records(connection, server, response, form, body);
+    }
     match form {
         Answer::One | Answer::Large => {
             let mut bytes = head(options, response, Some(body.len()));
@@ -91,6 +97,44 @@ pub fn send_response(connection: &Connection, server: &Server, response: &Respon
             connection.send(options, b"0\r\n\r\n")
         }
         Answer::Sendfile => by_sendfile(connection, server, response),
+    }
+}
+
+fn by_records(
+    connection: &Connection,
+    server: &Server,
+    response: &Response<'_>,
+    form: Answer,
+    body: &[u8],
+) -> io::Result<()> {
+    let options = &server.options;
+    let id = response.record_id;
+    let mut first = cgi::head(response.status, &options.build);
+    match form {
+        Answer::Stream => {
+            connection.send(options, &cgi::page(id, &first))?;
+            for _ in 0..STREAM_CHUNKS {
+                std::thread::sleep(options.stream_sleep());
+                spin(response.while_streaming / STREAM_CHUNKS, server.gil.as_ref());
+                connection.send(options, &cgi::page(id, body))?;
+            }
+            connection.send(options, &cgi::end(id))
+        }
+        Answer::Two => {
+            connection.send(options, &cgi::page(id, &first))?;
+            connection.send(options, &cgi::page(id, body))?;
+            connection.send(options, &cgi::end(id))
+        }
+        Answer::Writev => {
+            first.extend_from_slice(body);
+            connection.send_vectored(&cgi::page(id, &first), &cgi::end(id))
+        }
+        _ => {
+            first.extend_from_slice(body);
+            let mut bytes = cgi::page(id, &first);
+            bytes.extend(cgi::end(id));
+            connection.send(options, &bytes)
+        }
     }
 }
 

@@ -45,6 +45,11 @@ impl Connection {
             size if size > 0 && !self.has_read => size,
             _ => options.read_size,
         };
+        self.receive_up_to(limit, options)
+    }
+
+    /// The same, with a limit of its own.
+    pub fn receive_up_to(&mut self, limit: usize, options: &Options) -> io::Result<usize> {
         let old = self.unread.len();
         self.unread.resize(old + limit.max(1), 0);
         let result = self.fill(old, options);

@@ -9,7 +9,7 @@ use super::answer::{Response, send_response};
 use super::backend;
 use super::connection::Connection;
 use super::meter::spin;
-use super::options::Answer;
+use super::options::{Answer, Protocol};
 use super::request::{Request, read_request};
 use super::stats::Endpoint;
 
@@ -48,7 +48,9 @@ pub fn answer(server: &Server, connection: &mut Connection, request: &Request) -
         Endpoint::Other => (0, 404),
     };
     let amount = request.cpu.unwrap_or(Duration::from_micros(own_us));
-    let streamed = options.answer == Answer::Stream && request.chunked_allowed && endpoint != Endpoint::Stats;
+    let streamed = options.answer == Answer::Stream
+        && (request.chunked_allowed || options.protocol == Protocol::Fastcgi)
+        && endpoint != Endpoint::Stats;
     let before = if streamed { amount / 2 } else { amount };
 
     spin(before, server.gil.as_ref());
@@ -71,6 +73,7 @@ pub fn answer(server: &Server, connection: &mut Connection, request: &Request) -
         chunked_allowed: request.chunked_allowed,
         body: account.as_deref(),
         while_streaming: amount.saturating_sub(before),
+        record_id: request.record_id,
     };
     send_response(connection, server, &response)?;
     server.stats.record(endpoint, request.meter.elapsed_ns());

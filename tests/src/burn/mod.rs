@@ -1,11 +1,12 @@
 //! A web server whose CPU per request is known: each request spins its thread's CPU clock for a given amount, and the
 //! server keeps its own account of what each request cost. The kernel's figures are compared with that account.
 //!
-//! It speaks HTTP/1.x over TCP or a unix socket and can be made to read, answer and hand requests between threads in the
+//! It speaks HTTP/1.x, FastCGI or the uwsgi protocol over TCP or a unix socket and can be made to read, answer and hand requests between threads in the
 //! ways that real application servers do.
 
 pub mod answer;
 pub mod backend;
+pub mod cgi;
 pub mod connection;
 pub mod gil;
 pub mod handler;

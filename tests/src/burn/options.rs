@@ -31,6 +31,13 @@ pub struct Options {
     #[arg(long, default_value_t = 50)]
     pub unknown_us: u64,
 
+    /// What the connections speak
+    #[arg(long, value_enum, default_value_t = Protocol::Http1)]
+    pub protocol: Protocol,
+    /// How FastCGI and uwsgi requests are read
+    #[arg(long, value_enum, default_value_t = ReadPieces::Whole)]
+    pub read_pieces: ReadPieces,
+
     /// Which threads or processes serve
     #[arg(long, value_enum, default_value_t = Model::Threads)]
     pub model: Model,
@@ -105,6 +112,23 @@ pub struct Options {
     /// Spin so many microseconds and exit: what the helper process does
     #[arg(long, hide = true)]
     pub spin_us: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    Http1,
+    /// Answers are sent as one write, but for the forms `two`, `large` and `stream`
+    Fastcgi,
+    /// One request per connection, answered by HTTP/1
+    Uwsgi,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReadPieces {
+    /// What is there, up to the size of a read
+    Whole,
+    /// A call for each header, content and padding (as php-fpm)
+    Php,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,9 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use super::Server;
+use super::cgi::{read_fastcgi, read_uwsgi};
 use super::connection::Connection;
 use super::meter::Meter;
-use super::options::Options;
+use super::options::{Options, Protocol};
 use super::stats::Endpoint;
 
 const MAX_HEAD: usize = 64 * 1024;
@@ -21,6 +22,8 @@ pub struct Request {
     /// CPU from the query `cpu_us=N`, in place of the endpoint's own.
     pub cpu: Option<Duration>,
     pub meter: Meter,
+    /// FastCGI: the request's id.
+    pub record_id: u16,
 }
 
 struct Head {
@@ -33,6 +36,11 @@ struct Head {
 /// Reads the next request; `None` when the client has closed between requests.
 pub fn read_request(connection: &mut Connection, server: &Server) -> io::Result<Option<Request>> {
     let options = &server.options;
+    match options.protocol {
+        Protocol::Http1 => {}
+        Protocol::Fastcgi => return read_fastcgi(connection, server),
+        Protocol::Uwsgi => return read_uwsgi(connection, server),
+    }
     if connection.unread.is_empty() && connection.receive(options)? == 0 {
         return Ok(None);
     }
@@ -98,11 +106,18 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
         length,
         body,
         expects_continue: header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")),
-        request: Request { endpoint, keep_alive, chunked_allowed: modern, cpu, meter: Meter::start() },
+        request: Request {
+            endpoint,
+            keep_alive,
+            chunked_allowed: modern,
+            cpu,
+            meter: Meter::start(),
+            record_id: 0,
+        },
     }))
 }
 
-fn route(method: &str, target: &str) -> (Endpoint, Option<Duration>) {
+pub fn route(method: &str, target: &str) -> (Endpoint, Option<Duration>) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let cpu = query
         .split('&')

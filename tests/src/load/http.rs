@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 
 use super::stream::Stream;
-use super::{LoadOptions, Step, Target, h2};
+use super::{LoadOptions, Protocol, Step, Target, cgi, h2};
 
 /// How a request ended.
 pub(super) struct Answered {
@@ -95,6 +95,18 @@ impl<'a> Client<'a> {
 }
 
 fn converse(stream: &mut Stream, options: &LoadOptions, step: &Step) -> anyhow::Result<Response> {
+    match options.protocol {
+        Protocol::Http => {}
+        Protocol::Fastcgi => {
+            cgi::send(stream, options, step)?;
+            return cgi::receive_fastcgi(stream);
+        }
+        Protocol::Uwsgi => {
+            cgi::send(stream, options, step)?;
+            let response = read_response(stream, &mut Vec::new(), &step.method, false)?;
+            return Ok(Response { reusable: false, ..response });
+        }
+    }
     let waits = options.expect_continue && step.body.is_some();
     let mut head = format!("{} {} HTTP/1.1\r\nHost: load\r\n", step.method, step.path);
     if let Some(body) = &step.body {
@@ -228,7 +240,7 @@ fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>
     Ok(Some((length, framing, response)))
 }
 
-fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
+pub(super) fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
     let mut buffer = [0; 16 * 1024];
     let count = stream.read(&mut buffer).with_context(|| format!("reading {place}"))?;
     if count == 0 {
@@ -255,7 +267,18 @@ pub struct Get {
 
 impl Get {
     pub fn fetch(target: &Target, path: &str, timeout: Duration) -> anyhow::Result<Self> {
+        Self::fetch_by(Protocol::Http, target, path, timeout)
+    }
+
+    /// The same from a server that speaks another protocol.
+    pub fn fetch_by(
+        protocol: Protocol,
+        target: &Target,
+        path: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
         let mut options = LoadOptions::new(target.clone(), vec![Step::get("get", path)], 1);
+        options.protocol = protocol;
         options.keep_alive = false;
         options.timeout = timeout;
         let step = &options.steps[0];

@@ -5,10 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use watchdog_common::types::{Conservation, ProcessEvent, ProcessEventKind};
+use watchdog_common::types::{self, Conservation, ProcessEvent, ProcessEventKind};
 
 use super::service::{Build, Judged};
 use super::{Agent, Slot};
+use crate::config::Protocol;
 use crate::event::{Event, Standing};
 use crate::identity::Identified;
 use crate::incident::{BuildState, Moment};
@@ -82,7 +83,13 @@ impl Agent {
                     path: endpoint.path.clone(),
                 })
                 .collect();
-            self.kernel.register_service(number(index), &patterns)?;
+            let protocol = match service.config.protocol {
+                Protocol::Auto => types::Protocol::AUTO,
+                Protocol::Http1 => types::Protocol::HTTP1,
+                Protocol::Fastcgi => types::Protocol::FASTCGI,
+                Protocol::Uwsgi => types::Protocol::UWSGI,
+            };
+            self.kernel.register_service_speaking(number(index), protocol, &patterns)?;
         }
         Ok(())
     }

@@ -196,6 +196,8 @@ pub enum BuildSource {
 pub enum Protocol {
     Auto,
     Http1,
+    Fastcgi,
+    Uwsgi,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

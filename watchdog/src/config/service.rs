@@ -119,7 +119,7 @@ const MODES: [(&str, Mode); 3] =
 
 fn protocol(node: &Node<'_>, findings: &mut Findings) -> Option<Protocol> {
     /// Protocols that later versions bring; ignoring the wish would leave the service unmeasured without a word.
-    const LATER: [&str; 7] = ["fastcgi", "uwsgi", "scgi", "http2", "grpc", "ajp", "tls"];
+    const LATER: [&str; 5] = ["scgi", "http2", "grpc", "ajp", "tls"];
     if let Some(text) = node.value().as_str()
         && LATER.contains(&text)
     {
@@ -127,12 +127,20 @@ fn protocol(node: &Node<'_>, findings: &mut Findings) -> Option<Protocol> {
             findings,
             Fault::new(
                 format!("\"{text}\" is not available yet in this version"),
-                "use \"auto\" or \"http1\", and watch the server behind which speaks HTTP/1",
+                "use \"auto\", and watch the server behind which speaks HTTP/1, FastCGI or uwsgi",
             ),
         );
         return None;
     }
-    node.choice(findings, &[("auto", Protocol::Auto), ("http1", Protocol::Http1)])
+    node.choice(
+        findings,
+        &[
+            ("auto", Protocol::Auto),
+            ("http1", Protocol::Http1),
+            ("fastcgi", Protocol::Fastcgi),
+            ("uwsgi", Protocol::Uwsgi),
+        ],
+    )
 }
 
 fn false_rollback_rate(number: f64) -> Result<f64, Fault> {

@@ -9,7 +9,7 @@ use watchdog_common::abi::{
 };
 use watchdog_common::http::{method_code, path_hash};
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Habit, Loss, ProcessEvent, Series, SeriesKey,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Loss, ProcessEvent, Protocol, Series, SeriesKey,
     ServicePatterns,
 };
 
@@ -54,6 +54,16 @@ impl Kernel {
         service: u32,
         endpoints: &[EndpointPattern],
     ) -> Result<(), KernelError> {
+        self.register_service_speaking(service, Protocol::AUTO, endpoints)
+    }
+
+    /// The same for a service whose connections speak one [`Protocol`]; others count as unknown.
+    pub fn register_service_speaking(
+        &mut self,
+        service: u32,
+        protocol: u32,
+        endpoints: &[EndpointPattern],
+    ) -> Result<(), KernelError> {
         if service >= MAX_SERVICES {
             return Err(limit(
                 format!("watching service number {service}"),
@@ -71,7 +81,7 @@ impl Kernel {
             let what = format!("watching {} different sets of wildcard positions", masks.len());
             return Err(limit(what, "use at most 4 in the path patterns of one service"));
         }
-        let mut patterns = ServicePatterns::default();
+        let mut patterns = ServicePatterns { protocol, ..ServicePatterns::default() };
         for (slot, mask) in patterns.masks.iter_mut().zip(masks) {
             *slot = mask;
             patterns.mask_count += 1;

@@ -54,9 +54,9 @@ fn services() {
         ),
         (
             r#"name = "web""#,
-            "name = \"web\"\nprotocol = \"fastcgi\"",
+            "name = \"web\"\nprotocol = \"scgi\"",
             &[
-                r#"3:12: service[web].protocol: "fastcgi" is not available yet in this version; use "auto" or "http1", and watch the server behind which speaks HTTP/1"#,
+                r#"3:12: service[web].protocol: "scgi" is not available yet in this version; use "auto", and watch the server behind which speaks HTTP/1, FastCGI or uwsgi"#,
             ],
         ),
         (
