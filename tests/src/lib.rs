@@ -10,4 +10,5 @@ pub mod measure;
 pub mod servers;
 pub mod shop;
 pub mod skip;
+pub mod soak;
 pub mod window;

@@ -1,5 +1,7 @@
-//! The load driver: real HTTP/1.1 over blocking sockets, bounded in count and in time, to loopback and nowhere else.
+//! The load driver: real HTTP/1.1 over blocking sockets, or HTTP/2, bounded in count and in time, to loopback and nowhere
+//! else.
 
+mod h2;
 mod http;
 mod report;
 mod stream;
@@ -31,28 +33,38 @@ pub enum Target {
     Tcp(SocketAddr),
     /// As `Tcp`, with TLS; the server's certificate is not checked.
     Tls(SocketAddr),
+    /// HTTP/2 from the first byte on, or after TLS. Requests of several threads share a connection.
+    Http2 {
+        address: SocketAddr,
+        tls: bool,
+    },
     Unix(PathBuf),
 }
 
 impl FromStr for Target {
     type Err = anyhow::Error;
 
-    /// `IP:PORT` or `tls:IP:PORT` on loopback, or `unix:PATH`.
+    /// `IP:PORT` on loopback, or `unix:PATH`; `tls:`, `h2c:` (HTTP/2) and `h2:` (HTTP/2 over TLS) may precede `IP:PORT`.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }
-        let (address, tls) = match text.strip_prefix("tls:") {
-            Some(address) => (address, true),
-            None => (text, false),
-        };
-        let address: SocketAddr = address
-            .parse()
-            .with_context(|| format!("target {text:?}: want IP:PORT, tls:IP:PORT or unix:PATH"))?;
+        let (scheme, address) = ["tls:", "h2c:", "h2:"]
+            .into_iter()
+            .find_map(|scheme| Some((scheme, text.strip_prefix(scheme)?)))
+            .unwrap_or(("", text));
+        let address: SocketAddr = address.parse().with_context(|| {
+            format!("target {text:?}: want IP:PORT, tls:IP:PORT, h2c:IP:PORT, h2:IP:PORT or unix:PATH")
+        })?;
         if !address.ip().is_loopback() {
             bail!("target {address} is not on loopback: the driver loads this host only");
         }
-        Ok(if tls { Self::Tls(address) } else { Self::Tcp(address) })
+        Ok(match scheme {
+            "tls:" => Self::Tls(address),
+            "h2c:" => Self::Http2 { address, tls: false },
+            "h2:" => Self::Http2 { address, tls: true },
+            _ => Self::Tcp(address),
+        })
     }
 }
 
@@ -179,7 +191,7 @@ impl LoadOptions {
         );
         ensure!(self.steps.iter().any(|step| step.weight > 0), "name at least one step with a weight over 0");
         ensure!(self.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0), "the rate must be over 0");
-        if let Target::Tcp(address) | Target::Tls(address) = &self.target {
+        if let Target::Tcp(address) | Target::Tls(address) | Target::Http2 { address, .. } = &self.target {
             ensure!(address.ip().is_loopback(), "target {address} is not on loopback");
         }
         Ok(())
@@ -194,6 +206,8 @@ struct Shared {
     tickets: AtomicU64,
     stop: AtomicBool,
     tally: Mutex<Tally>,
+    /// For a target that speaks HTTP/2.
+    http2: Option<h2::Connections>,
 }
 
 /// A run under way; dropping it stops and awaits it.
@@ -210,12 +224,19 @@ pub fn run(options: LoadOptions) -> anyhow::Result<LoadReport> {
 impl Load {
     pub fn start(options: LoadOptions) -> anyhow::Result<Self> {
         options.check()?;
+        let http2 = match options.target {
+            Target::Http2 { address, tls } => {
+                Some(h2::Connections::new(h2::Address { socket: address, tls }, options.concurrency)?)
+            }
+            _ => None,
+        };
         let begun = Instant::now();
         let shared = Arc::new(Shared {
             ends: begun + options.duration.unwrap_or(MAX_DURATION).min(MAX_DURATION),
             tally: Mutex::new(Tally::new(&options)?),
             tickets: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            http2,
             begun,
             options,
         });
@@ -225,7 +246,7 @@ impl Load {
             load.threads.push(
                 std::thread::Builder::new()
                     .name(format!("load-{number}"))
-                    .spawn(move || shared.drive())
+                    .spawn(move || shared.drive(number))
                     .context("starting a thread of the load driver")?,
             );
         }
@@ -281,12 +302,15 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn drive(&self) {
+    fn drive(&self, number: usize) {
         let mut client = Client::new(&self.options);
         while let Some(ticket) = self.next_ticket() {
             let Some(step) = self.step_of(ticket) else { return };
             let sent = Instant::now();
-            let result = client.exchange(&self.options.steps[step]);
+            let result = match &self.http2 {
+                Some(connections) => connections.exchange(number, &self.options, &self.options.steps[step]),
+                None => client.exchange(&self.options.steps[step]),
+            };
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.add(step, result, sent, self.begun);
         }
@@ -350,6 +374,9 @@ mod tests {
         assert!("[::1]:80".parse::<Target>().is_ok());
         assert!(matches!("tls:127.0.0.1:443".parse::<Target>(), Ok(Target::Tls(_))));
         assert!("tls:192.0.2.1:443".parse::<Target>().is_err());
+        assert!(matches!("h2c:127.0.0.1:80".parse::<Target>(), Ok(Target::Http2 { tls: false, .. })));
+        assert!(matches!("h2:127.0.0.1:443".parse::<Target>(), Ok(Target::Http2 { tls: true, .. })));
+        assert!("h2c:192.0.2.1:80".parse::<Target>().is_err());
         assert!("unix:/run/app.sock".parse::<Target>().is_ok());
         let error = "192.0.2.1:80".parse::<Target>().unwrap_err().to_string();
         assert!(error.contains("not on loopback"), "{error}");

@@ -12,7 +12,8 @@ use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 use watchdog::kernel::OBJECT;
 use watchdog_common::abi::{self, global, map, program};
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, OngoingRequest, Series, SeriesKey,
+    ServicePatterns,
 };
 
 /// The kernel cuts names after this many bytes.
@@ -66,7 +67,7 @@ fn maps() -> Vec<Map> {
         per_cpu(map::LOSSES, Some(size_of::<Losses>()), abi::MAX_BUILD_SLOTS),
         per_cpu(map::BLIND, Some(size_of::<Blind>()), abi::MAX_BUILD_SLOTS),
         private(map::LOCKS, abi::LOCK_PLACES),
-        private(map::HABITS, abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOINTS),
+        array(map::HABITS, size_of::<Habit>(), abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOINTS),
         private(map::PARKED, abi::PARKED_PROCESSES),
         private(map::GOROUTINES, abi::MAX_ONGOING),
         per_cpu(map::SLICE, None, 1),
@@ -78,6 +79,7 @@ fn maps() -> Vec<Map> {
         array(map::TLS_SESSIONS, size_of::<u64>(), 1),
         hash(map::TLS_SERVED, size_of::<u32>(), size_of::<u32>(), abi::MAX_TLS_SERVED),
         Map { name: map::NO_TAIL, kind: BPF_MAP_TYPE_PROG_ARRAY as u32, key: 4, value: Some(4), entries: 1 },
+        storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
         ring(map::LOG, abi::LOG_RING_BYTES),

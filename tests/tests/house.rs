@@ -53,7 +53,7 @@ const RESERVED: &[Reserved] = &[
 ];
 
 /// Modules that are functions of their arguments: a recorded run must give the same verdicts bit for bit.
-const PURE: [&str; 3] = ["aggregate", "sequential", "verdict"];
+const PURE: [&str; 4] = ["aggregate", "estimate", "sequential", "verdict"];
 const IMPURE: [&str; 11] = [
     "Instant",
     "SystemTime",

@@ -107,6 +107,8 @@ pub mod map {
     pub const TLS_SERVED: &str = "TLS_SERVED";
     /// Program array of one that stays empty.
     pub const NO_TAIL: &str = "NO_TAIL";
+    /// Socket storage: what a connection carries as records or packets, if it does.
+    pub const PACKETS: &str = "ONGOING_PACKET";
     /// Ring of [`crate::types::Sample`]s, drained on a timer.
     pub const SAMPLES: &str = "SAMPLES";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.

@@ -7,6 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod cgi;
+pub mod fastcgi;
 pub mod histogram;
 pub mod http;
 pub mod types;
+pub mod uwsgi;

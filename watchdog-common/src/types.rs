@@ -44,6 +44,9 @@ impl RequestFlags {
     pub const HANDED: u16 = 1 << 5;
     /// It is queued for a pool thread that takes up work without being woken.
     pub const PARKED: u16 = 1 << 6;
+    /// Of a thread, not of a request: its response is complete and the connection will carry no other one, but the
+    /// server may wait for the other side to close before it goes on.
+    pub const LINGERS: u16 = 1 << 7;
 }
 
 /// A request under way, in a place of the table of all such requests.
@@ -87,6 +90,18 @@ pub const fn request_identity(cookie: u64, sequence: u32) -> u64 {
 /// Set in the cookie of a TLS session, which is numbered apart from the sockets.
 pub const TLS_COOKIE: u64 = 1 << 39;
 
+/// How often requests of an endpoint were seen to give work to other threads, under one build slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Habit {
+    pub begun: u32,
+    pub handed: u32,
+    /// 1 once it was seen that they do: a saturated pool shows it no more.
+    pub gives_away: u32,
+    pub _pad: u32,
+}
+const _: () = assert!(size_of::<Habit>() == 16 && align_of::<Habit>() == 4);
+
 /// What a build slot stands for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,9 +118,21 @@ const _: () = assert!(size_of::<BuildSlot>() == 8 && align_of::<BuildSlot>() == 
 pub struct ServicePatterns {
     pub masks: [u32; MAX_WILDCARD_MASKS],
     pub mask_count: u32,
-    pub _pad: u32,
+    /// The [`Protocol`] of its inbound connections.
+    pub protocol: u32,
 }
 const _: () = assert!(size_of::<ServicePatterns>() == 24 && align_of::<ServicePatterns>() == 4);
+
+/// What inbound connections of a service may speak. One that speaks something else counts as unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocol;
+impl Protocol {
+    /// Whatever its first bytes say.
+    pub const AUTO: u32 = 0;
+    pub const HTTP1: u32 = 1;
+    pub const FASTCGI: u32 = 2;
+    pub const UWSGI: u32 = 3;
+}
 
 /// An endpoint pattern, see [`crate::http`].
 #[repr(C)]
@@ -273,9 +300,13 @@ losses! {
     Abandoned = 15, "abandoned";
     /// No room to remember whose a pool's job is; its time goes to whoever woke the pool's thread.
     JobStorage = 16, "job_storage";
+    /// A FastCGI request that began while another one was under way on its connection.
+    Multiplexed = 17, "multiplexed";
+    /// A FastCGI or uwsgi connection whose records could not be followed any more.
+    OutOfStep = 18, "out_of_step";
 }
 /// Number of [`Loss`] reasons.
-pub const LOSS_REASONS: u32 = 17;
+pub const LOSS_REASONS: u32 = 19;
 const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);
 
 /// Losses of one build slot, by [`Loss`] as index; those of slot 0 could not be told to belong to any.

@@ -1,27 +1,53 @@
-//! Which endpoint a request line names.
+//! Which endpoint a path names.
 
 use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, MAX_WILDCARD_MASKS};
 use watchdog_common::http::{PathEnd, PathScan, STEP};
-use watchdog_common::types::{EndpointKey, Loss};
+use watchdog_common::types::{EndpointKey, Loss, Protocol};
 
 use crate::counters::lost;
 use crate::maps::{BUILD_SLOTS, ENDPOINTS, SERVICES};
 use crate::offsets;
-use crate::socket::{Operation, reloaded, repeat};
+use crate::socket::repeat;
 
-/// The endpoint that the request line names, or `None` when more bytes are needed.
+/// The first bytes of a request, and as many again that may be looked at, but not used.
+pub(crate) type Head = [u8; 2 * HEAD_WINDOW];
+
+/// True when connections of this protocol are looked for in the slot's service.
 #[inline(always)]
-pub(crate) fn endpoint_of(op: &Operation, method: u64, len: usize) -> Option<u16> {
-    let Some(slot) = BUILD_SLOTS.get(u32::from(op.slot)) else { return Some(ENDPOINT_OTHER) };
+pub(crate) fn speaks(slot: u16, protocol: u32) -> bool {
+    BUILD_SLOTS
+        .get(u32::from(slot))
+        .and_then(|slot| SERVICES.get(slot.service))
+        .is_some_and(|patterns| patterns.protocol == Protocol::AUTO || patterns.protocol == protocol)
+}
+
+/// The endpoint that the path at `head[target..len]` names, or `None` when more bytes are needed.
+#[inline(always)]
+pub(crate) fn endpoint_of(slot: u16, head: &Head, target: usize, method: u64, len: usize) -> Option<u16> {
+    u16::try_from(find(slot, head, target, method, len)).ok()
+}
+
+/// More bytes are needed.
+const INCOMPLETE: u32 = u32::MAX;
+
+/// A function of its own, because its caller's stack is small; so it can return one number only.
+#[inline(never)]
+fn find(slot: u16, head: &Head, target: usize, method: u64, len: usize) -> u32 {
+    find_endpoint(slot, head, target, method, len).map_or(INCOMPLETE, u32::from)
+}
+
+#[inline(always)]
+fn find_endpoint(slot: u16, head: &Head, target: usize, method: u64, len: usize) -> Option<u16> {
+    let Some(slot) = BUILD_SLOTS.get(u32::from(slot)) else { return Some(ENDPOINT_OTHER) };
     let service = slot.service;
     let Some(patterns) = SERVICES.get(service) else { return Some(ENDPOINT_OTHER) };
-    let target = reloaded(&op.connection.target) & 31;
-    if op.connection.head[target] != b'/' {
+    let target = target & 31;
+    if head[target] != b'/' {
         return Some(ENDPOINT_OTHER);
     }
     let mut path = PathReading {
         scan: PathScan::new(offsets::hash_key(), patterns.masks),
-        head: &raw const op.connection.head,
+        head: &raw const *head,
         begin: target as u64 + 1,
         len: len as u64,
     };
@@ -41,7 +67,7 @@ pub(crate) fn endpoint_of(op: &Operation, method: u64, len: usize) -> Option<u16
 
 #[repr(C)]
 struct PathReading {
-    head: *const [u8; 2 * HEAD_WINDOW],
+    head: *const Head,
     begin: u64,
     len: u64,
     scan: PathScan,

@@ -35,6 +35,18 @@ fn current(task: Task, tgid: u32) -> u64 {
     tag_of(tgid, goroutine)
 }
 
+/// True when the current thread is in Go's scheduler, also if it was made to wait there, as by the thread it woke: `g`
+/// points to its thread's `m` at offset 48, whose first field is the goroutine of the scheduler.
+#[inline(always)]
+fn is_scheduler(task: Task) -> bool {
+    const G_M: u64 = 48;
+    let (mut goroutine, mut thread, mut scheduler) = (0u64, 0u64, 0u64);
+    read_user((&raw mut goroutine).cast(), 8, task.thread_pointer() - 8)
+        && read_user((&raw mut thread).cast(), 8, goroutine + G_M)
+        && read_user((&raw mut scheduler).cast(), 8, thread)
+        && goroutine == scheduler
+}
+
 #[inline(always)]
 fn request_of(goroutine: u64) -> Request {
     let Some(place) = ONGOING_GO.get_ptr(place_of(goroutine, MAX_ONGOING)) else { return Request::NONE };
@@ -64,7 +76,8 @@ pub(crate) fn look(thread: &mut Thread, task: Task, tgid: u32, slot: u16, sleeps
     }
     let request = request_of(goroutine);
     thread.goroutine = goroutine;
-    if request.identity() == thread.request.identity() || sleeps && !request.is_some() {
+    if request.identity() == thread.request.identity() || !request.is_some() && (sleeps || is_scheduler(task))
+    {
         return;
     }
     leave(thread, slot, now);

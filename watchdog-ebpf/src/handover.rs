@@ -6,19 +6,26 @@
 //! when its work is done is taken to work for the one that was parked first.
 
 use watchdog_common::abi::{ENDPOINT_OTHER, LOCK_PLACES, MAX_ENDPOINTS, PARKED_PROCESSES, PARKED_REQUESTS};
-use watchdog_common::types::{OngoingRequest, RequestFlags};
+use watchdog_common::types::{Habit, OngoingRequest, RequestFlags};
 
 use crate::counters::exchange;
-use crate::maps::{Binding, HABITS, Habit, LOCKS, PARKED_REQ, Request, Role, Thread};
+use crate::maps::{Binding, HABITS, LOCKS, PARKED_REQ, Request, Role, Thread};
 use crate::offsets::Task;
 use crate::request::ongoing;
 
-/// Work of less than this is not worth a guess, in nanoseconds.
-const LEAST_WORK_NS: u64 = 50_000;
+/// A pool's thread that has used less than this, in nanoseconds, has found no work.
+const FOUND_NONE_NS: u64 = 50_000;
+/// Work of less than this is not worth a guess: what a pool's thread does between two jobs takes less.
+const LEAST_WORK_NS: u64 = 250_000;
 /// Requests of an endpoint that are seen before it is believed never to give work away.
 const HABIT_AFTER: u32 = 16;
-/// One request in so many gives work away: then it is a habit of the endpoint.
-const HABIT_SHARE: u32 = 16;
+/// One request in so many gives work away, and at least so many were seen to: then it is a habit of the endpoint.
+const HABIT_SHARE: u32 = 4;
+const HABIT_LEAST: u32 = 3;
+/// It stays one while one request in so many does; a saturated pool shows few.
+const HABIT_KEPT: u32 = 64;
+/// Bytes at most by which a pool's threads tell their loop, over a pair of sockets, that work is done.
+pub(crate) const LONGEST_SIGN: u64 = 16;
 /// Parked requests that are looked at for one that still waits.
 const LOOKS: u32 = 16;
 
@@ -68,14 +75,46 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
         if habit.begun == 1 << 16 {
             habit.begun >>= 1;
             habit.handed >>= 1;
+            habit.gives_away = u32::from(habit.handed * HABIT_KEPT >= habit.begun);
         }
     }
 }
 
-impl Habit {
-    #[inline(always)]
-    fn gives_away(&self) -> bool {
-        self.handed != 0 && self.handed * HABIT_SHARE >= self.begun
+/// A request of the endpoint was seen to give work away.
+#[inline(always)]
+fn hand(habit: &mut Habit) {
+    habit.handed += 1;
+    if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
+        habit.gives_away = 1;
+    }
+}
+
+/// Before anything is known, what is certain of a single request is believed.
+#[inline(always)]
+fn may_give_away(habit: &Habit, certain: bool) -> bool {
+    habit.gives_away != 0 || certain && habit.begun < HABIT_AFTER
+}
+
+/// A thread tells another one, by a pipe or the like, that work is done.
+#[inline(always)]
+pub(crate) fn tells_done(thread: &mut Thread) {
+    if thread.role & Role::RECEIVES == 0 && thread.binding != Binding::OWN {
+        thread.role |= Role::POOLED | Role::DONE;
+    }
+}
+
+/// A loop answers a request. If it has waited over the loop's sleep, and the loop was told since that work is done, then
+/// it gave that work away.
+#[inline(always)]
+pub(crate) fn answers(thread: &mut Thread, place: &OngoingRequest) {
+    if thread.reads != 0 && place.start_mono_ns >= thread.slept_mono_ns {
+        thread.reads -= 1;
+    }
+    if thread.role & (Role::RECEIVES | Role::TOLD) == Role::RECEIVES | Role::TOLD
+        && place.last_mono_ns < thread.slept_mono_ns
+        && let Some(habit) = habit_of(place.build_slot, place.endpoint)
+    {
+        hand(habit);
     }
 }
 
@@ -87,27 +126,30 @@ pub(crate) fn park(request: Request, place: &mut OngoingRequest) {
     if place.flags & PAST != 0 || place.endpoint == ENDPOINT_OTHER {
         return;
     }
-    if !habit_of(place.build_slot, place.endpoint).is_some_and(|habit| habit.gives_away()) {
+    if !habit_of(place.build_slot, place.endpoint).is_some_and(|habit| habit.gives_away != 0) {
         return;
     }
-    let tgid = u64::from(place.tgid);
-    let Some(parked) = PARKED_REQ.get_ptr_mut(place.tgid & (PARKED_PROCESSES - 1)) else { return };
+    place.flags |= RequestFlags::PARKED;
+    enqueue(request, place.tgid);
+}
+
+#[inline(always)]
+fn enqueue(request: Request, tgid: u32) {
+    let owner = u64::from(tgid);
+    let Some(parked) = PARKED_REQ.get_ptr_mut(tgid & (PARKED_PROCESSES - 1)) else { return };
     // SAFETY: a live map value; the index is inside the ring. Two processes may race for it: each request's identity
     // is checked when it is taken out.
     unsafe {
-        if (*parked).tgid != tgid {
-            (*parked).tgid = tgid;
+        if (*parked).tgid != owner {
+            (*parked).tgid = owner;
             (&raw mut (*parked).head).write_volatile((&raw const (*parked).tail).read_volatile());
         }
         let tail = (&raw const (*parked).tail).read_volatile();
         let at = tail as u32 & (PARKED_REQUESTS - 1);
         (&raw mut (*parked).ring).cast::<Request>().add(at as usize).write_volatile(request);
         // Another of the process's loops was faster: this one's request is found by its next sign.
-        if !exchange(&raw mut (*parked).tail, tail, tail + 1) {
-            return;
-        }
+        exchange(&raw mut (*parked).tail, tail, tail + 1);
     }
-    place.flags |= RequestFlags::PARKED;
 }
 
 /// The request that has waited longest for a thread of the process's pool.
@@ -148,57 +190,109 @@ fn take_parked(tgid: u32) -> Option<Request> {
     None
 }
 
+/// One of the requests that gave work away last and are not answered yet, also if a thread was seen to take it up:
+/// then somebody else's work was taken for its.
+#[inline(always)]
+fn find_parked(tgid: u32) -> Option<Request> {
+    let parked = PARKED_REQ.get_ptr_mut(tgid & (PARKED_PROCESSES - 1))?;
+    // SAFETY: as in `park`.
+    let (owner, tail) = unsafe { ((*parked).tgid, (&raw const (*parked).tail).read_volatile()) };
+    if owner != u64::from(tgid) {
+        return None;
+    }
+    let mut look = 1;
+    while look <= LOOKS {
+        let at = (tail as u32).wrapping_sub(look) & (PARKED_REQUESTS - 1);
+        // SAFETY: as in `park`.
+        let request =
+            unsafe { (&raw const (*parked).ring).cast::<Request>().add(at as usize).read_volatile() };
+        if let Some(place) = ongoing(request)
+            && place.flags & RequestFlags::ANSWERED == 0
+        {
+            return Some(request);
+        }
+        look += 1;
+    }
+    None
+}
+
 /// Which request the work is for that a thread in a request gives to another thread.
 #[inline(always)]
 pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
-    if from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
-        return None;
-    }
-    if from.binding != Binding::OWN {
-        return (from.role & Role::DONE == 0 && ongoing(from.request).is_some()).then_some(from.request);
-    }
     // Event loops read several requests before they work on the first.
     if from.role & Role::RECEIVES != 0
         && let Some(request) = take_parked(tgid)
     {
         return Some(request);
     }
+    if !from.request.is_some() || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
+        return None;
+    }
+    if from.binding != Binding::OWN {
+        return (from.role & Role::DONE == 0 && ongoing(from.request).is_some()).then_some(from.request);
+    }
     let place = ongoing(from.request)?;
     let habit = habit_of(place.build_slot, place.endpoint)?;
+    // A loop that has received several may work on any of them.
+    let certain = from.reads <= 1;
     if place.flags & RequestFlags::HANDED == 0 {
         place.flags |= RequestFlags::HANDED;
-        // Only then it is certain that it is this request which gives work away.
-        if from.reads <= 1 {
-            habit.handed += 1;
+        enqueue(from.request, tgid);
+        if certain {
+            hand(habit);
+        }
+        if from.reads != 0 {
+            from.reads -= 1;
         }
     }
-    (habit.begun < HABIT_AFTER || habit.gives_away()).then_some(from.request)
+    may_give_away(habit, certain).then_some(from.request)
 }
 
-/// Gives a thread work for a request.
+/// Gives a thread work for a request; `futex` is what it was woken from.
 #[inline(always)]
-pub(crate) fn inherit(to: &mut Thread, request: Request) {
+pub(crate) fn inherit(to: &mut Thread, request: Request, futex: Option<u64>) {
+    if to.binding == Binding::INHERITED && to.request.identity() == request.identity() {
+        return;
+    }
     to.request = request;
     to.binding = Binding::INHERITED;
     to.seen = 0;
-    to.role &= !Role::DONE;
+    to.role = to.role & !Role::DONE | Role::POOLED | Role::FRESH;
+    to.given_on = futex.unwrap_or(0);
+}
+
+/// A pool's thread sleeps on a futex. If that is where it was woken and it has done nothing since, another one was
+/// faster, and the request waits again.
+#[inline(always)]
+pub(crate) fn wait(thread: &mut Thread, tgid: u32, futex: u64) {
+    if thread.role & Role::FRESH == 0 {
+        return;
+    }
+    if thread.held_ns >= FOUND_NONE_NS {
+        thread.role &= !Role::FRESH;
+    } else if tag_of(tgid, futex) == tag_of(tgid, thread.given_on) {
+        thread.role &= !Role::FRESH;
+        if let Some(place) = ongoing(thread.request) {
+            place.flags &= !(RequestFlags::HANDED | RequestFlags::PARKED);
+            park(thread.request, place);
+        }
+        thread.request = Request::NONE;
+        thread.binding = 0;
+    }
 }
 
 /// A pool's thread that sleeps, or tells that its work is done: if its request is over, what it holds is work that it
 /// took up without being woken.
 #[inline(always)]
 pub(crate) fn settle(thread: &mut Thread, tgid: u32) {
-    if thread.binding != Binding::INHERITED && thread.binding != Binding::INFERRED
-        || thread.role & Role::RECEIVES != 0
-        || thread.held_ns < LEAST_WORK_NS
-    {
+    if thread.role & (Role::POOLED | Role::RECEIVES) != Role::POOLED || thread.held_ns < LEAST_WORK_NS {
         return;
     }
     let waits = ongoing(thread.request).is_some_and(|place| place.flags & RequestFlags::ANSWERED == 0);
     if waits && thread.role & Role::DONE == 0 {
         return;
     }
-    if let Some(request) = take_parked(tgid) {
+    if let Some(request) = take_parked(tgid).or_else(|| find_parked(tgid)) {
         thread.request = request;
         thread.binding = Binding::INFERRED;
         thread.seen = 0;

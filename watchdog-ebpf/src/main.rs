@@ -3,6 +3,7 @@
 //! - [`sched`]: on-CPU time of every watched thread, from switch to switch; hand-over of work at wake-ups.
 //! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
 //! - [`handover`], [`goroutine`]: whose work a thread does that received no request itself.
+//! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
 //! - [`probe`], [`pool`], [`tls`]: the extra tier, user probes on pools and TLS libraries.
@@ -17,10 +18,12 @@
 mod counters;
 mod elsewhere;
 mod endpoint;
+mod fastcgi;
 mod goroutine;
 mod handover;
 mod maps;
 mod offsets;
+mod packets;
 mod pool;
 mod probe;
 mod process;
@@ -30,6 +33,7 @@ mod response;
 mod sched;
 mod socket;
 mod tls;
+mod uwsgi;
 
 #[cfg(not(test))]
 #[panic_handler]

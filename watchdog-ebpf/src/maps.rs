@@ -9,13 +9,14 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::btf_map;
-use watchdog_common::abi;
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Losses, OngoingRequest, ProcessEvent, Sample, Series,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, OngoingRequest, ProcessEvent, Sample, Series,
     SeriesKey, ServicePatterns, request_identity,
 };
+use watchdog_common::{abi, cgi, fastcgi, uwsgi};
 
 use crate::offsets::Task;
+use crate::packets::Walk;
 
 /// One u16 for each thread-group id there can be (8 MiB): the early-out of every program is one load, and neither
 /// side can find it full. Mapped into the agent, which writes single elements while programs read.
@@ -183,9 +184,15 @@ pub(crate) struct Thread {
     pub(crate) seen: u32,
     /// In a Go program: tag of the goroutine that ran at the last look.
     pub(crate) goroutine: u64,
+    /// The futex from which it was woken when it was given work, 0 for none: where it waits for work.
+    pub(crate) given_on: u64,
+    /// The request it received last.
+    pub(crate) last_read: Request,
+    /// When it last went to sleep, `CLOCK_MONOTONIC`.
+    pub(crate) slept_mono_ns: u64,
     /// [`Role`] bits.
     pub(crate) role: u32,
-    /// Requests it has received since it last slept.
+    /// Requests it has received since it last slept and neither answered nor given away.
     pub(crate) reads: u32,
     /// The read of a TLS library that the thread is in.
     pub(crate) tls_read: TlsRead,
@@ -209,13 +216,12 @@ impl Role {
     pub(crate) const RECEIVES: u32 = 1;
     /// It told another thread that the work it was given is done.
     pub(crate) const DONE: u32 = 1 << 1;
-}
-
-/// See [`HABITS`].
-#[repr(C)]
-pub(crate) struct Habit {
-    pub(crate) begun: u32,
-    pub(crate) handed: u32,
+    /// Another thread gave it work once.
+    pub(crate) const POOLED: u32 = 1 << 2;
+    /// It has not begun what it was given.
+    pub(crate) const FRESH: u32 = 1 << 3;
+    /// Since it last slept, it was told that work it gave away is done.
+    pub(crate) const TOLD: u32 = 1 << 4;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.
@@ -298,6 +304,20 @@ pub(crate) struct Connection {
 
 const _: () =
     assert!(size_of::<Connection>() == abi::CONNECTION_BYTES && size_of::<Request>() == abi::JOB_BYTES);
+
+/// What a connection carries beyond that, if its requests come as records or packets (FastCGI, uwsgi).
+#[repr(C)]
+pub(crate) struct Packets {
+    pub(crate) memory: cgi::Memory,
+    pub(crate) variables: cgi::Variables,
+    pub(crate) requests: fastcgi::Requests,
+    pub(crate) responses: fastcgi::Responses,
+    pub(crate) packet: uwsgi::Packet,
+    pub(crate) scan: cgi::StatusScan,
+    /// Of the call that is looked at just now.
+    pub(crate) walk: Walk,
+}
+
 /// The requests that sent on a connection to elsewhere and wait for its answers, in their order.
 #[repr(C)]
 pub(crate) struct Owners {
@@ -359,11 +379,14 @@ macro_rules! storage_map {
 
 storage_map!(TaskStorage, BPF_MAP_TYPE_TASK_STORAGE, Thread);
 storage_map!(SocketStorage, BPF_MAP_TYPE_SK_STORAGE, Connection);
+storage_map!(PacketStorage, BPF_MAP_TYPE_SK_STORAGE, Packets);
 
 #[btf_map]
 static ONGOING_TASK: TaskStorage = TaskStorage::new();
 #[btf_map]
 static ONGOING_CONN: SocketStorage = SocketStorage::new();
+#[btf_map]
+static ONGOING_PACKET: PacketStorage = PacketStorage::new();
 
 /// `BPF_LOCAL_STORAGE_GET_F_CREATE`
 const CREATE: u64 = 1;
@@ -407,6 +430,27 @@ pub(crate) fn connection_of_or_new(sk: *const c_void) -> Option<&'static mut Con
     unsafe {
         bpf_sk_storage_get(ONGOING_CONN.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
             .cast::<Connection>()
+            .as_mut()
+    }
+}
+
+/// What a connection carries as records or packets, if it was seen to.
+#[inline(always)]
+pub(crate) fn packets_of(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), 0)
+            .cast::<Packets>()
+            .as_mut()
+    }
+}
+
+#[inline(always)]
+pub(crate) fn packets_of_or_new(sk: *const c_void) -> Option<&'static mut Packets> {
+    // SAFETY: as in `thread_of`.
+    unsafe {
+        bpf_sk_storage_get(ONGOING_PACKET.as_ptr(), sk.cast_mut(), ptr::null_mut(), CREATE)
+            .cast::<Packets>()
             .as_mut()
     }
 }

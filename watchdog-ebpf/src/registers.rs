@@ -133,6 +133,18 @@ impl SystemCall {
         Some(UserBytes { address, len: len.min(moved) })
     }
 
+    /// Where the call's stretches of user memory behind the first are told: the address of the next `struct iovec`, and
+    /// how many there are.
+    #[inline(always)]
+    pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {
+        let (vector, count) = match self.via() {
+            Via::Vector => (self.second(), self.third()),
+            Via::Message => read_pair(self.second() + 16)?.into(),
+            _ => return Some((0, 0)),
+        };
+        Some((vector + 16, count.saturating_sub(1)))
+    }
+
     /// The last five bytes that the call sent, given how many it moved.
     #[inline(always)]
     pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
@@ -174,6 +186,15 @@ impl Source {
         }
     }
 
+    /// As [`SystemCall::further_bytes`].
+    #[inline(always)]
+    pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Call(call) => call.further_bytes(),
+            Self::Buffer(_) => Some((0, 0)),
+        }
+    }
+
     /// As [`SystemCall::last_five`].
     #[inline(always)]
     pub(crate) fn last_five(self, moved: u64) -> Option<[u8; 5]> {
@@ -198,7 +219,7 @@ pub(crate) fn read_u64(address: u64) -> Option<u64> {
 
 /// Two words at once: each copy from user memory costs the same some tens of nanoseconds, however little it copies.
 #[inline(always)]
-fn read_pair(address: u64) -> Option<[u64; 2]> {
+pub(crate) fn read_pair(address: u64) -> Option<[u64; 2]> {
     let mut pair = [0u64; 2];
     read_user(pair.as_mut_ptr().cast(), 16, address).then_some(pair)
 }

@@ -130,7 +130,10 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
         && matches!(thread.binding, Binding::INHERITED | Binding::INFERRED | Binding::JOB);
     if cause == Cause::Receive {
         thread.role |= Role::RECEIVES;
-        thread.reads += 1;
+        if thread.last_read.identity() != request.identity() {
+            thread.last_read = request;
+            thread.reads += 1;
+        }
     }
     if thread.goroutine != 0 {
         own(thread.goroutine, request);

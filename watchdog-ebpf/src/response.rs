@@ -2,13 +2,15 @@
 
 use core::ffi::c_void;
 
+use watchdog_common::fastcgi::begins_response;
 use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
 use crate::elsewhere::asked;
-use crate::handover::settle;
-use crate::maps::{Binding, Role};
+use crate::fastcgi;
+use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
+use crate::maps::Binding;
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -37,35 +39,41 @@ pub(crate) fn on_send(sk: *const c_void, sent: i32) {
     }
     let moved = if failed { 0 } else { u64::from(sent as u32) };
     if let Some(mut op) = Operation::of(sk, moved) {
-        send(&mut op, failed);
+        send(&mut op, Some(sk), failed);
     }
 }
 
-/// Something was sent, or the connection failed.
+/// Something was sent, or the connection failed; `sk` is its socket, if it is one in clear.
 #[inline(always)]
-pub(crate) fn send(op: &mut Operation, failed: bool) {
+pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
     if op.connection.kind == kind::UNKNOWN {
         send_first(op);
     }
     match op.connection.kind {
         kind::OTHER | kind::FOREIGN => send_elsewhere(op),
-        kind::INBOUND if op.connection.phase != phase::IDLE => send_response(op, failed),
+        kind::INBOUND | kind::FASTCGI | kind::UWSGI
+            if !matches!(op.connection.phase, phase::IDLE | phase::OPENING) =>
+        {
+            send_response(op, sk, failed);
+        }
         _ => {}
     }
 }
 
-/// The thread's request waits for an answer on this connection. A single byte is how a pool's thread tells its loop
-/// that its work is done.
+/// The thread's request waits for an answer on this connection. A few bytes are how a pool's thread tells its loop that
+/// its work is done.
 #[inline(always)]
 fn send_elsewhere(op: &mut Operation) {
-    if !op.thread.request.is_some() {
-        return;
-    }
-    asked(op.connection, op.thread.request);
-    if op.moved == 1 && op.thread.binding != Binding::OWN {
+    let tells = op.moved <= LONGEST_SIGN && op.thread.binding != Binding::OWN;
+    if tells {
         settle(op.thread, op.tgid);
+    }
+    if op.thread.request.is_some() {
+        asked(op.connection, op.thread.request);
+    }
+    if tells {
         flush(op.thread, op.slot);
-        op.thread.role |= Role::DONE;
+        tells_done(op.thread);
     }
 }
 
@@ -80,8 +88,15 @@ fn send_first(op: &mut Operation) {
             .call
             .first_bytes(op.moved)
             .is_some_and(|bytes| read_user(start.as_mut_ptr(), 16, bytes.address));
-    if readable && http::status(&start).is_some() {
+    if !readable {
+        return;
+    }
+    if http::status(&start).is_some() {
         op.connection.kind = kind::INBOUND;
+        lost(Loss::Midstream);
+    } else if begins_response(&start) {
+        op.connection.kind = kind::FASTCGI;
+        op.connection.phase = phase::OPENING;
         lost(Loss::Midstream);
     }
 }
@@ -107,30 +122,49 @@ fn response_start(op: &mut Operation) -> Option<(u16, usize)> {
 
 /// A send on an inbound connection says for certain whose work this was.
 #[inline(always)]
-fn send_response(op: &mut Operation, failed: bool) {
+fn send_response(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
+    let records = op.connection.kind == kind::FASTCGI;
+    let mut flags = RequestFlags::ANSWERED;
+    if records
+        && !failed
+        && let Some(sk) = sk
+    {
+        let Some(told) = fastcgi::sent(op, sk) else { return };
+        flags = told;
+    }
     if ongoing(op.connection.request).is_none() && !continue_response(op) {
         return;
     }
     let request = op.connection.request;
+    if let Some(place) = ongoing(request)
+        && place.flags & RequestFlags::ANSWERED == 0
+    {
+        answers(op.thread, place);
+    }
     bind(op.thread, request, Cause::Send, op.slot, op.now);
-    if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
+    if records {
+        op.connection.phase = phase::RESPONSE;
+    } else if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {
         flush(op.thread, op.slot);
         return;
     }
     op.connection.sent += op.moved;
     let complete = failed
         || match op.connection.framing {
+            _ if records => false,
             framing::LENGTH => op.connection.sent >= op.connection.expected,
             framing::CHUNKED => op.call.last_five(op.moved).is_some_and(|end| end == *b"0\r\n\r\n"),
             _ => true,
         };
-    let flags = RequestFlags::ANSWERED | if complete { RequestFlags::COMPLETE } else { 0 };
+    if complete {
+        flags |= RequestFlags::COMPLETE;
+    }
     op.thread.seen |= u32::from(flags);
     flush(op.thread, op.slot);
     if let Some(request) = ongoing(request) {
         request.status = op.connection.status;
         request.last_mono_ns = op.now;
-        request.flags |= flags;
+        request.flags |= flags & !RequestFlags::LINGERS;
     }
 }
 

@@ -7,13 +7,15 @@ use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters;
 use crate::goroutine::{is_go, look};
-use crate::handover::{inherit, is_housekeeping, is_lock, park, remember_lock, settle, work_of};
+use crate::handover::{
+    inherit, is_housekeeping, is_lock, park, remember_lock, settle, tells_done, wait, work_of,
+};
 use crate::maps::{
     Binding, Role, SLICE_SCRATCH, Slice, Thread, process_of, slot_of, thread_of, thread_of_or_new,
 };
 use crate::offsets::Task;
-use crate::registers::SystemCall;
-use crate::request::{finish, flush, now_ns, ongoing, unbind};
+use crate::registers::{SystemCall, call};
+use crate::request::{charge, finish, flush, now_ns, ongoing, unbind};
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
 /// queue's lock with interrupts off: nothing here may allocate.
@@ -120,14 +122,19 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
     let Leaving { task, tgid, process, now, .. } = *leaving;
     let slot = process & SLOT_MASK;
     thread.reads = 0;
+    thread.role &= !Role::TOLD;
+    thread.slept_mono_ns = now;
+    let owns = thread.binding == Binding::OWN;
+    if !owns {
+        if let Some(futex) = SystemCall::of(task).futex() {
+            wait(thread, tgid, futex);
+        }
+        settle(thread, tgid);
+    }
     if !thread.request.is_some() {
         of_nobody(task, slot, thread.held_ns);
         thread.held_ns = 0;
         return;
-    }
-    let owns = thread.binding == Binding::OWN;
-    if !owns {
-        settle(thread, tgid);
     }
     let Some(flags) = flush(thread, slot) else {
         unbind(thread);
@@ -138,8 +145,10 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         return;
     }
     if thread.seen & u32::from(RequestFlags::COMPLETE) != 0 || flags & cut_off == cut_off {
-        finish(thread.request, now);
-        unbind(thread);
+        if !lingers(task, thread) {
+            finish(thread.request, now);
+            unbind(thread);
+        }
     } else if flags & RequestFlags::ANSWERED == 0 && !is_go(process) {
         // It waits for something in the middle of its request.
         if let Some(futex) = SystemCall::of(task).futex() {
@@ -149,6 +158,13 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
             park(thread.request, place);
         }
     }
+}
+
+/// True for a worker that waits for the other side to close, as php-fpm does (in `recv`) before it goes on with what
+/// the script does behind its response.
+#[inline(always)]
+fn lingers(task: Task, thread: &Thread) -> bool {
+    thread.seen & u32::from(RequestFlags::LINGERS) != 0 && SystemCall::of(task).number == call::RECVFROM
 }
 
 /// `sched_waking(task_struct *p)`: a thread in a request that wakes an idle thread of its own process hands its
@@ -166,39 +182,46 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if woken.tgid() != tgid {
         return 0;
     }
-    let Some(from) = thread_of(waker) else { return 0 };
-    if !from.request.is_some() {
-        return 0;
-    }
     // Interrupts wake threads too, in whosever context they come.
     let call = SystemCall::of(waker);
-    if !call.hands_over() || call.futex().is_some_and(|futex| is_lock(tgid, futex)) {
+    if !call.hands_over() {
         return 0;
     }
+    let futex = call.futex();
     let to = thread_of(woken);
-    if let Some(to) = &to
-        && (to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some())
+    let is_loop = to.as_ref().is_some_and(|to| to.role & Role::RECEIVES != 0);
+    // Only a pool's thread that tells its loop something is worth a state of its own here.
+    let from = if is_loop && futex.is_none() { thread_of_or_new(waker) } else { thread_of(waker) };
+    let Some(from) = from else { return 0 };
+    // Whoever is woken may answer the request before this thread sleeps.
+    if from.role & Role::POOLED != 0 && from.binding != Binding::OWN {
+        charge(from);
+        settle(from, tgid);
+        flush(from, process & SLOT_MASK);
+    }
+    if futex.is_some_and(|futex| is_lock(tgid, futex)) {
+        return 0;
+    }
+    let busy = to.as_ref().is_some_and(|to| {
+        to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some()
+    });
+    if !busy
+        && (from.request.is_some() || from.role & Role::RECEIVES != 0)
+        && !is_housekeeping(woken)
+        && let Some(request) = work_of(from, tgid)
     {
-        // What a pool's thread tells its loop by a pipe or the like: that its work is done.
-        tell_done(from, call);
-        return 0;
+        let Some(to) = thread_of_or_new(woken) else {
+            counters::lost(Loss::TaskStorage);
+            return 0;
+        };
+        inherit(to, request, futex);
     }
-    if is_housekeeping(woken) {
-        return 0;
+    if is_loop
+        && futex.is_none()
+        && let Some(to) = to
+    {
+        to.role |= Role::TOLD;
+        tells_done(from);
     }
-    let Some(request) = work_of(from, tgid) else { return 0 };
-    let Some(to) = thread_of_or_new(woken) else {
-        counters::lost(Loss::TaskStorage);
-        return 0;
-    };
-    inherit(to, request);
-    tell_done(from, call);
     0
-}
-
-#[inline(always)]
-fn tell_done(from: &mut Thread, call: SystemCall) {
-    if from.binding != Binding::OWN && call.futex().is_none() {
-        from.role |= Role::DONE;
-    }
 }

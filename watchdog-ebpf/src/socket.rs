@@ -10,18 +10,19 @@ use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
 use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, SLOT_MASK};
 use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
-use watchdog_common::types::{Blind, Loss, RequestFlags};
+use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
 use crate::counters::{lost, received};
 use crate::elsewhere::answered;
-use crate::endpoint::endpoint_of;
+use crate::endpoint::{endpoint_of, speaks};
 use crate::goroutine::{is_go, look};
-use crate::handover::count_begun;
+use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
-    Connection, Request, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
+    Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
     thread_of_or_new,
 };
 use crate::offsets::{self, Task};
+use crate::packets;
 use crate::registers::{Source, SystemCall, Via, read_user};
 use crate::request::{Cause, begin, bind, charge, ongoing};
 use crate::response::on_send;
@@ -39,6 +40,10 @@ pub(crate) mod kind {
     pub(crate) const HTTP2: u32 = 5;
     /// As `OTHER`, but the other side spoke first.
     pub(crate) const FOREIGN: u32 = 6;
+    /// Requests come in on it as FastCGI records. From here on, [`crate::packets`] looks at what is received.
+    pub(crate) const FASTCGI: u32 = 7;
+    /// A packet of the uwsgi protocol is being received.
+    pub(crate) const UWSGI: u32 = 8;
 }
 
 /// Where an inbound connection stands.
@@ -51,6 +56,8 @@ pub(crate) mod phase {
     pub(crate) const REQUEST: u32 = 2;
     /// A response is being sent; what is received begins the next request.
     pub(crate) const RESPONSE: u32 = 3;
+    /// The first record or packet is expected, or part of it was received.
+    pub(crate) const OPENING: u32 = 4;
 }
 
 const MSG_PEEK: u32 = 2;
@@ -116,7 +123,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(connection) = connection_of(ctx.arg(0)) else { return 0 };
-    if connection.kind == kind::INBOUND
+    if !matches!(connection.kind, kind::OTHER | kind::OPAQUE)
         && let Some(request) = ongoing(connection.request)
     {
         request.flags |= RequestFlags::CLOSED;
@@ -174,18 +181,18 @@ fn on_receive(sk: *const c_void, received: i32, flags: u32) {
         return;
     }
     if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
-        receive(&mut op);
+        receive(&mut op, Some(sk));
     }
 }
 
-/// Something was received.
+/// Something was received; `sk` is the connection's socket, if it is one in clear.
 #[inline(always)]
-pub(crate) fn receive(op: &mut Operation) {
+pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
         op.connection.kind = kind::OPAQUE;
     }
     let connection = &mut op.connection;
-    let request = match connection.kind {
+    let mut request = match connection.kind {
         kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
@@ -195,12 +202,17 @@ pub(crate) fn receive(op: &mut Operation) {
         _ => Request::NONE,
     };
     if request.is_some() {
+        let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
         if ongoing(request).is_some() {
-            let cause = if op.connection.kind == kind::INBOUND { Cause::Receive } else { Cause::Answer };
             bind(op.thread, request, cause, op.slot, op.now);
         }
-    } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) {
-        receive_head(op);
+    } else if !matches!(op.connection.kind, kind::OPAQUE | kind::TLS | kind::HTTP2) && receive_request(op, sk)
+    {
+        request = op.connection.request;
+        bind(op.thread, request, Cause::Receive, op.slot, op.now);
+    }
+    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
+        op.thread.role |= Role::TOLD;
     }
     count(op);
 }
@@ -224,13 +236,74 @@ fn count(op: &Operation) {
     let field = |blind: *mut Blind| unsafe {
         match kind {
             _ if io_uring => &raw mut (*blind).io_uring_bytes,
-            kind::INBOUND => &raw mut (*blind).readable_bytes,
+            kind::INBOUND | kind::FASTCGI | kind::UWSGI => &raw mut (*blind).readable_bytes,
             kind::TLS => &raw mut (*blind).tls_bytes,
             kind::HTTP2 => &raw mut (*blind).http2_bytes,
             _ => &raw mut (*blind).unknown_bytes,
         }
     };
     received(op.slot, field, op.moved);
+}
+
+/// What was received, as far as requests go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Nothing that concerns one.
+    Nothing,
+    /// More of the request under way.
+    More,
+    /// A head that is not complete.
+    Head { begins: bool },
+    /// Method and path: the latter lies in the connection's `head`, from `target` on and up to `len`.
+    Line { method: u64, len: usize, begins: bool },
+}
+
+/// Begins the request whose beginning was received, or learns more of it; false when what was received belongs to none.
+#[inline(always)]
+fn receive_request(op: &mut Operation, sk: Option<*const c_void>) -> bool {
+    let mut received = Received::Nothing;
+    if op.connection.kind < kind::FASTCGI {
+        received = receive_head(op, sk.is_some());
+    }
+    if op.connection.kind >= kind::FASTCGI
+        && let Some(sk) = sk
+    {
+        received = packets::receive(op, sk);
+    }
+    let (begins, endpoint) = match received {
+        Received::Nothing => return false,
+        Received::More => return true,
+        Received::Head { begins } => (begins, None),
+        Received::Line { method, len, begins } => {
+            op.connection.no_body = u16::from(method == http::method_code(b"HEAD"));
+            let target = reloaded(&op.connection.target);
+            (begins, endpoint_of(op.slot, &op.connection.head, target, method, len))
+        }
+    };
+    if endpoint.is_none() && matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) {
+        return false;
+    }
+    // What follows the head of a uwsgi request is as in HTTP/1: the body, and the response.
+    if op.connection.kind < kind::FASTCGI || (op.connection.kind == kind::UWSGI && endpoint.is_some()) {
+        op.connection.kind = kind::INBOUND;
+    }
+    op.connection.phase = if endpoint.is_some() { phase::REQUEST } else { phase::HEAD };
+    op.connection.endpoint = endpoint.unwrap_or(ENDPOINT_OTHER);
+    if let Some(endpoint) = endpoint {
+        count_begun(op.slot, endpoint);
+    }
+    if begins {
+        op.connection.status = 0;
+        let flags = if endpoint.is_some() { 0 } else { RequestFlags::HEAD };
+        return begin(op.connection, op.thread, op.slot, op.tgid, op.now, flags);
+    }
+    if let Some(endpoint) = endpoint
+        && let Some(request) = ongoing(op.connection.request)
+    {
+        request.endpoint = endpoint;
+        request.flags &= !RequestFlags::HEAD;
+    }
+    true
 }
 
 /// A value that was just stored, read back: it is unknown to the verifier, which would otherwise walk all that
@@ -246,7 +319,9 @@ const _: () = assert!(HEAD_WINDOW == RESPONSE_WINDOW);
 /// Fills the first half of the buffer from user memory, whatever part of it the call moved; false when that much
 /// cannot be read there. It goes by way of the stack: before it copies, the kernel checks the destination
 /// (`CONFIG_HARDENED_USERCOPY`), which takes 75 ns for an object on the heap and next to nothing for the stack.
-#[inline(always)]
+///
+/// A function of its own: the stack is small, and what is called besides has a frame as well.
+#[inline(never)]
 pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
     const WORDS: usize = HEAD_WINDOW / 8;
     let mut window = MaybeUninit::<[u64; WORDS]>::uninit();
@@ -267,20 +342,21 @@ pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
     true
 }
 
-/// Reads what was received behind what is kept of the head already, and judges it.
+/// Reads what was received behind what is kept of the head already, and judges it. The request begins with its first
+/// byte, even if its head ends later. `packets`: it may begin as a packet, too.
 #[inline(always)]
-fn receive_head(op: &mut Operation) {
+fn receive_head(op: &mut Operation, packets: bool) -> Received {
     let continued = op.connection.phase == phase::HEAD;
     if !continued {
         op.connection.head_len = 0;
     }
     if op.call.via() == Via::IoUring {
         lost(Loss::IoUring);
-        return;
+        return Received::Nothing;
     }
     let Some(bytes) = op.call.first_bytes(op.moved) else {
         lost(Loss::UnreadableBuffer);
-        return;
+        return Received::Nothing;
     };
     let kept = (op.connection.head_len as usize) & (HEAD_WINDOW - 1);
     let len = if bytes.len > HEAD_WINDOW as u64 { HEAD_WINDOW } else { bytes.len as usize };
@@ -289,24 +365,36 @@ fn receive_head(op: &mut Operation) {
     let to = unsafe { op.connection.head.as_mut_ptr().add(kept) };
     if !whole && !read_user(to, len as u32, bytes.address) {
         lost(Loss::UnreadableBuffer);
-        return;
+        return Received::Nothing;
     }
     op.connection.head_len = (kept + len) as u32;
     let len = reloaded(&op.connection.head_len);
     match http::opening(&op.connection.head, len) {
+        Opening::Method { .. } | Opening::Partial
+            if op.connection.kind != kind::INBOUND && !speaks(op.slot, Protocol::HTTP1) =>
+        {
+            not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued);
+        }
         Opening::Method { method, target } => {
             op.connection.target = target as u32;
-            receive_request(op, method, len, continued);
+            return Received::Line { method, len, begins: !continued };
         }
-        Opening::Partial => wait_for_head(op, continued),
+        Opening::Partial => return Received::Head { begins: !continued },
         Opening::Tls if is_read_in_clear(op.tgid) => {
             op.connection.kind = kind::OPAQUE;
             op.connection.phase = phase::IDLE;
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
-        Opening::Other => not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued),
+        Opening::Other => match if packets { packets::recognise(op, len) } else { None } {
+            Some(kind) if !continued => {
+                op.connection.kind = kind;
+                op.connection.phase = phase::OPENING;
+            }
+            _ => not_a_request(op, kind::FOREIGN, Loss::UnknownProtocol, continued),
+        },
     }
+    Received::Nothing
 }
 
 /// The bytes are no request: the connection is of another kind, or, on one that carried requests before, they are
@@ -320,47 +408,6 @@ fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
         op.connection.expected = 0;
         lost(reason);
     }
-}
-
-/// The request begins with its first byte, even if its head ends later.
-#[inline(always)]
-fn wait_for_head(op: &mut Operation, continued: bool) {
-    if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) {
-        return;
-    }
-    op.connection.kind = kind::INBOUND;
-    op.connection.phase = phase::HEAD;
-    if !continued {
-        op.connection.endpoint = ENDPOINT_OTHER;
-        op.connection.status = 0;
-        if !begin(op.connection, op.thread, op.slot, op.tgid, op.now, RequestFlags::HEAD) {
-            return;
-        }
-    }
-    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
-}
-
-#[inline(always)]
-fn receive_request(op: &mut Operation, method: u64, len: usize, continued: bool) {
-    let Some(endpoint) = endpoint_of(op, method, len) else {
-        wait_for_head(op, continued);
-        return;
-    };
-    op.connection.kind = kind::INBOUND;
-    op.connection.phase = phase::REQUEST;
-    op.connection.endpoint = endpoint;
-    op.connection.status = 0;
-    op.connection.no_body = u16::from(method == http::method_code(b"HEAD"));
-    if continued {
-        if let Some(request) = ongoing(op.connection.request) {
-            request.endpoint = endpoint;
-            request.flags &= !RequestFlags::HEAD;
-        }
-    } else if !begin(op.connection, op.thread, op.slot, op.tgid, op.now, 0) {
-        return;
-    }
-    count_begun(op.slot, endpoint);
-    bind(op.thread, op.connection.request, Cause::Receive, op.slot, op.now);
 }
 
 /// Calls `step` with 0, 1, 2, ... until it returns 1. The verifier walks the step once, and not once for each round.

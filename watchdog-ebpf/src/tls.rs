@@ -62,7 +62,7 @@ pub(crate) fn tls_read_end(ctx: RetProbeContext) -> u32 {
     if received != 0
         && let Some(mut op) = operation(&hit, read.session, read.buffer, received)
     {
-        receive(&mut op);
+        receive(&mut op, None);
     }
     0
 }
@@ -78,7 +78,7 @@ pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
     if len != 0
         && let Some(mut op) = operation(&hit, argument(0), argument(1), len)
     {
-        send(&mut op, false);
+        send(&mut op, None, false);
     }
     0
 }

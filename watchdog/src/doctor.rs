@@ -1,7 +1,9 @@
 //! Whether this machine can run the agent: each check is ok, or says what is missing and what to do.
 
+mod running;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
@@ -99,9 +101,14 @@ impl Diagnosis {
 pub fn diagnose(config_file: Option<&Path>) -> Diagnosis {
     let mut checks = vec![release(), btf(), capabilities(), memlock(), lockdown(), cgroups()];
     checks.extend(programs());
+    let mut control = PathBuf::from(crate::config::defaults::CONTROL);
     if let Some(file) = config_file {
         checks.extend(configuration(file));
+        if let Ok(config) = Config::load(file) {
+            control = config.agent.control;
+        }
     }
+    checks.extend(running::services(&control));
     Diagnosis { checks }
 }
 

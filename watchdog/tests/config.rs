@@ -162,10 +162,17 @@ fn each_way_to_match_and_to_name_a_build() {
     assert_eq!(by_port.build, BuildSource::Env("GIT_SHA".into()));
     let by_socket = parse("{ listen = \"/run/app.sock\" }", "{ file = \"REVISION\" }");
     assert_eq!(by_socket.matcher.listen, Some(Listen::Unix("/run/app.sock".into())));
-    assert_eq!(by_socket.build, BuildSource::File("REVISION".into()));
+    assert_eq!(by_socket.build, BuildSource::File { path: "REVISION".into(), in_place: None });
     let by_line = parse("{ cmdline = 'gunicorn .*shop' }", "{ symlink = \"/srv/web/current\" }");
     assert!(by_line.matcher.cmdline.unwrap().is_match("python gunicorn -w 2 shop:app"));
-    assert_eq!(by_line.build, BuildSource::Symlink("/srv/web/current".into()));
+    assert_eq!(by_line.build, BuildSource::Symlink { path: "/srv/web/current".into(), in_place: None });
+    for in_place in [true, false] {
+        let source = format!("{{ symlink = \"/srv/web/current\", in_place = {in_place} }}");
+        let expected = BuildSource::Symlink { path: "/srv/web/current".into(), in_place: Some(in_place) };
+        assert_eq!(parse("{ listen = 80 }", &source).build, expected);
+    }
+    let by_file = parse("{ listen = 80 }", "{ file = \"/srv/web/REVISION\", in_place = true }");
+    assert_eq!(by_file.build, BuildSource::File { path: "/srv/web/REVISION".into(), in_place: Some(true) });
     let by_cgroup = parse("{ cgroup = \"/system.slice/x/\" }", "{ from = \"build-id\" }");
     assert_eq!(by_cgroup.matcher.cgroup.as_deref(), Some("/system.slice/x"));
     assert_eq!(by_cgroup.build, BuildSource::BuildId);

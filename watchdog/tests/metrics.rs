@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use watchdog::kernel::Tier;
 use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
-use watchdog::metrics::{BuildEvidence, Counters, Detection, Judged, SlotOwner, Snapshot, Totals, render};
+use watchdog::metrics::{
+    BuildEvidence, Counters, Detection, Judged, Opinion, SlotOwner, Snapshot, Totals, render,
+};
 use watchdog_common::histogram::bucket_of;
 use watchdog_common::types::{Conservation, Series, SeriesKey};
 
@@ -57,6 +59,15 @@ fn exposition() -> String {
         totals: &totals,
         counters: &counters,
         coverage: vec![("web".into(), Some(0.9)), ("idle".into(), None)],
+        hidden: vec![("web".into(), "tls", 0.62)],
+        opinions: vec![Opinion {
+            service: "web".into(),
+            endpoint: "login".into(),
+            build: "r1".into(),
+            confidence: Some(0.95),
+            estimate: Some([0.021, 0.019, 0.023]),
+            measure: Some("direct".to_owned()),
+        }],
         judged: vec![judged("r1"), judged("r2")],
         evidence: vec![BuildEvidence {
             service: "web".into(),
@@ -91,6 +102,12 @@ fn figures_arrive_as_they_went_in() {
     has(r#"load_watchdog_tier_info{tier="core"} 1"#);
     has(r#"load_watchdog_tier_info{tier="a"} 0"#);
     has("load_watchdog_config_reload_success 1");
+    has(r#"load_watchdog_hidden_traffic_ratio{service="web",kind="tls"} 0.62"#);
+    let login = r#"service="web",endpoint="login",build="r1""#;
+    has(&format!("load_watchdog_attribution_confidence_ratio{{{login}}} 0.95"));
+    has(&format!(r#"load_watchdog_request_cpu_estimate_seconds{{{login},bound="lower"}} 0.019"#));
+    has(&format!(r#"load_watchdog_measure_of_record{{{login},measure="direct"}} 1"#));
+    has(&format!(r#"load_watchdog_measure_of_record{{{login},measure="estimate"}} 0"#));
     let baselines =
         text.lines().filter(|l| l.starts_with("load_watchdog_request_cpu_baseline_seconds{")).count();
     assert_eq!(baselines, 1, "two builds share one baseline");

@@ -5,6 +5,7 @@ mod cargo;
 mod codegen;
 mod demo;
 mod descendants;
+mod fuzz;
 mod paths;
 mod process;
 mod setup;
@@ -29,6 +30,7 @@ enum Command {
     Bench(bench::Args),
     Codegen(codegen::Args),
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     Setup(setup::Args),
     Test(test::Args),
     Vm(vm::Args),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Codegen(args) => codegen::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args),

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check of the project, stage by stage, with a table at the end.
 
 mod counts;
+mod soak;
 mod stages;
 mod unit_file;
 
@@ -25,11 +26,18 @@ pub(crate) struct Args {
     /// Only what needs neither root nor QEMU: format, lints, unit tests and the unit file.
     #[arg(long)]
     quick: bool,
+    /// Only the soak, for so long (as in 10m or 1h) instead of the minute that it gets among the others.
+    #[arg(long, value_name = "TIME", value_parser = soak::time, conflicts_with_all = ["quick", "filter"])]
+    soak: Option<Duration>,
     /// Only tests whose name contains this, without the other stages.
     filter: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(time) = args.soak {
+        set_child_subreaper(true).context("cannot ask to be given orphaned processes")?;
+        return soak::run(time);
+    }
     let stages: Vec<_> = STAGES
         .iter()
         .filter(|stage| !(args.quick && stage.slow))

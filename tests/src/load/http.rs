@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 
 use super::stream::Stream;
-use super::{LoadOptions, Step, Target};
+use super::{LoadOptions, Step, Target, h2};
 
 /// How a request ended.
 pub(super) struct Answered {
@@ -19,18 +19,35 @@ pub(super) struct Answered {
     pub(super) closed_idle: u32,
 }
 
+impl Answered {
+    pub(super) fn not_yet() -> Self {
+        Self { result: Ok(()), build: None, own_cpu_ns: None, connects: 0, closed_idle: 0 }
+    }
+
+    /// Takes from the response what is counted, and whether it is the one that was expected.
+    pub(super) fn by(&mut self, response: Response, step: &Step) {
+        if response.status != step.expect {
+            self.result =
+                Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
+        }
+        self.build = response.build;
+        self.own_cpu_ns = response.own_cpu_ns;
+    }
+}
+
 /// A thread's connection.
 pub(super) struct Client<'a> {
     options: &'a LoadOptions,
     stream: Option<Stream>,
 }
 
-struct Response {
-    status: u16,
-    build: Option<String>,
-    own_cpu_ns: Option<u64>,
-    reusable: bool,
-    body: Vec<u8>,
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) build: Option<String>,
+    pub(super) own_cpu_ns: Option<u64>,
+    /// Whether the connection takes another request.
+    pub(super) reusable: bool,
+    pub(super) body: Vec<u8>,
 }
 
 impl<'a> Client<'a> {
@@ -40,8 +57,7 @@ impl<'a> Client<'a> {
 
     /// Sends one request and reads its answer; a connection that failed is not used again.
     pub(super) fn exchange(&mut self, step: &Step) -> Answered {
-        let mut answered =
-            Answered { result: Ok(()), build: None, own_cpu_ns: None, connects: 0, closed_idle: 0 };
+        let mut answered = Answered::not_yet();
         if self.stream.as_ref().is_some_and(Stream::is_stale) {
             answered.closed_idle = 1;
             self.stream = None;
@@ -62,17 +78,12 @@ impl<'a> Client<'a> {
         };
         match converse(&mut stream, self.options, step) {
             Ok(response) => {
-                if response.status != step.expect {
-                    answered.result =
-                        Err(anyhow::anyhow!("status {} where {} was expected", response.status, step.expect));
-                }
-                answered.build = response.build;
-                answered.own_cpu_ns = response.own_cpu_ns;
                 if response.reusable && self.options.keep_alive {
                     self.stream = Some(stream);
                 } else {
                     stream.shutdown();
                 }
+                answered.by(response, step);
             }
             Err(error) => {
                 let fresh = if answered.connects == 1 { "new" } else { "kept" };
@@ -247,9 +258,14 @@ impl Get {
         let mut options = LoadOptions::new(target.clone(), vec![Step::get("get", path)], 1);
         options.keep_alive = false;
         options.timeout = timeout;
-        let mut stream =
-            Stream::connect(target, timeout).with_context(|| format!("connecting to {target:?}"))?;
-        let response = converse(&mut stream, &options, &options.steps[0])?;
+        let step = &options.steps[0];
+        let response = if let Target::Http2 { address, tls } = *target {
+            h2::fetch(h2::Address { socket: address, tls }, step, timeout)?
+        } else {
+            let mut stream =
+                Stream::connect(target, timeout).with_context(|| format!("connecting to {target:?}"))?;
+            converse(&mut stream, &options, step)?
+        };
         Ok(Self { status: response.status, body: response.body })
     }
 }

@@ -35,6 +35,7 @@ impl Stream {
                 }
                 Ok(Self::Tls(Box::new(stream)))
             }
+            Target::Http2 { .. } => Err(io::Error::other("HTTP/2 has connections of its own")),
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(timeout))?;
@@ -104,7 +105,7 @@ fn tcp(address: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-static UNCHECKED: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+pub(super) static UNCHECKED: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -8,11 +8,19 @@
 //! A family of servers is a file here, which lists them as `SERVERS`, its applications are below tests/apps, and what
 //! it needs installed is a file below xtask/src/setup/servers.
 
+mod axum;
 mod check;
 mod contend;
+mod databases;
+mod golang;
+mod java;
 mod judge;
+mod nginx;
+mod node;
+pub mod php;
 mod process;
 mod python;
+mod ruby;
 mod running;
 
 use crate::load::Step;
@@ -39,12 +47,30 @@ pub const SHARED: f64 = 0.10;
 
 /// Every server there is, by family.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    [python::SERVERS].into_iter().flatten()
+    [
+        python::SERVERS,
+        php::SERVERS,
+        node::SERVERS,
+        ruby::SERVERS,
+        java::SERVERS,
+        golang::SERVERS,
+        axum::SERVERS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Servers whose requests the kernel programs do not tell apart: an estimate has to judge them.
+pub fn estimated() -> impl Iterator<Item = &'static Server> {
+    node::HTTP2_SERVERS.iter()
 }
 
 /// The server of that name.
 pub fn named(name: &str) -> anyhow::Result<&'static Server> {
-    all().find(|server| server.name == name).ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
+    all()
+        .chain(estimated())
+        .find(|server| server.name == name)
+        .ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
 }
 
 /// The kinds of request in a mixed load.

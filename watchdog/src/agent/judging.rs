@@ -7,9 +7,10 @@ use watchdog_common::types::{Conservation, Loss, RequestFlags};
 use super::Agent;
 use super::coverage::{Coverage, STARTING_NS, growth};
 use super::service::Judged;
+use crate::estimate::Requests;
 use crate::event::Event;
 use crate::incident::{BuildState, Moment};
-use crate::kernel::tick::Tick;
+use crate::kernel::tick::{LossCounts, Tick};
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
 use crate::store::StoreError;
 use crate::verdict::{Measurability, Observation, Verdict};
@@ -29,9 +30,9 @@ impl Agent {
             let class = StatusClass::of_status(sample.status);
             match Observation::of_sample(sample) {
                 Some(seen) => {
-                    self.observe(sample.build_slot, &seen);
                     let began_mono_ns =
                         sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
+                    self.observe(sample.build_slot, &seen, began_mono_ns);
                     self.verify_request(sample.build_slot, &seen, began_mono_ns);
                 }
                 None => self.continuation(sample.build_slot, sample.endpoint, class, sample.oncpu_ns),
@@ -40,19 +41,26 @@ impl Agent {
         }
         for rebuilt in &tick.rebuilt {
             for seen in Observation::of_rebuilt(rebuilt, tick.mono_ns) {
-                self.observe(rebuilt.build_slot, &seen);
+                self.observe(rebuilt.build_slot, &seen, tick.mono_ns);
                 // When it began is not known; a tick before its end is close enough to say which side of the hook.
                 self.verify_request(rebuilt.build_slot, &seen, tick.mono_ns);
             }
         }
     }
 
-    fn observe(&mut self, slot: u16, seen: &Observation) {
+    fn observe(&mut self, slot: u16, seen: &Observation, began_mono_ns: u64) {
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &mut self.services[slot.service];
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(endpoint) = service.endpoints.get(usize::from(seen.endpoint)) else { return };
         build.aggregate.endpoint_mut(endpoint).record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        build.second.ended(&Requests {
+            endpoint: seen.endpoint,
+            began_mono_ns,
+            ended_mono_ns: seen.end_mono_ns,
+            count: seen.count,
+            direct_ns: seen.cpu_ns,
+        });
         if let Some(judged) = &mut build.judged {
             judged.judge.observe(seen);
             judged.stale = true;
@@ -67,6 +75,7 @@ impl Agent {
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(name) = service.endpoints.get(usize::from(endpoint)) else { return };
         build.aggregate.endpoint_mut(name).continuation(class, cpu_ns);
+        build.second.continued(endpoint, cpu_ns);
         if let Some(judged) = &mut build.judged {
             judged.judge.continuation(endpoint, class, cpu_ns);
         }
@@ -90,6 +99,12 @@ impl Agent {
             sum.shared_ns += more.shared_ns;
             sum.started += more.started;
             self.totals.observe_conservation(*number, after);
+            let service = &mut self.services[slot.service];
+            let (endpoints, starting) =
+                (service.endpoints.len(), service.is_starting(now_mono_ns, STARTING_NS));
+            if let Some(build) = service.builds.get_mut(&slot.build) {
+                build.second.advance(endpoints, now_mono_ns, span_ns, &more, !starting);
+            }
         }
         for (service, grown) in self.services.iter_mut().zip(&grown) {
             let starting = service.is_starting(now_mono_ns, STARTING_NS);
@@ -98,19 +113,51 @@ impl Agent {
         }
     }
 
-    /// Requests that nobody saw, of any service: the kernel counts reasons, not services.
+    /// What could not be read, and what was lost, by whose it was.
+    pub(super) fn take_blindness(&mut self, tick: &Tick) {
+        for (index, service) in self.services.iter_mut().enumerate() {
+            let slots = tick
+                .blind
+                .iter()
+                .filter(|(slot, _)| self.slots.get(slot).is_some_and(|slot| slot.service == index));
+            service.hidden.add(tick.mono_ns, &slots.copied().collect::<Vec<_>>());
+        }
+        for (number, losses) in &tick.slot_losses {
+            match self.slots.get(number) {
+                Some(slot) => {
+                    if let Some(build) = self.services[slot.service].builds.get_mut(&slot.build) {
+                        build.second.lost += for_good(losses);
+                    }
+                }
+                None => self.opinions.lost_by_nobody += for_good(losses),
+            }
+        }
+    }
+
+    /// Requests that nobody saw and whose service could not be told.
     pub(super) fn lost_for_good(&self) -> u64 {
-        LOST_FOR_GOOD.iter().map(|loss| self.counters.losses[*loss as usize]).sum()
+        self.opinions.lost_by_nobody
     }
 
     /// Asks every judge that has something new, and acts on the answers.
     pub(super) fn judge(&mut self, now_mono_ns: u64) {
+        if self.ask_judges(now_mono_ns) {
+            // Nothing is done on a verdict that the newest second opinion does not share.
+            self.consult_now(now_mono_ns);
+            self.ask_judges(now_mono_ns);
+        }
+        self.act_on_verdicts(now_mono_ns);
+    }
+
+    /// Whether a build was newly found over budget.
+    fn ask_judges(&mut self, now_mono_ns: u64) -> bool {
         let lost = self.lost_for_good();
-        let mut exceeding = Vec::new();
-        let mut passed = Vec::new();
-        for (index, service) in self.services.iter_mut().enumerate() {
+        let mut found = false;
+        for service in &mut self.services {
             let coverage = Coverage::ratio(&service.coverage);
-            for (id, build) in &mut service.builds {
+            let min_coverage = self.config.agent.min_coverage;
+            let blind = service.hidden.blind(service.config.name.as_str(), min_coverage);
+            for build in service.builds.values_mut() {
                 let Some(judged) = &mut build.judged else { continue };
                 let age_ns = now_mono_ns.saturating_sub(judged.verdict_mono_ns);
                 if !judged.stale && age_ns < JUDGE_AT_LEAST_EVERY_NS {
@@ -120,10 +167,22 @@ impl Agent {
                 judged.verdict_mono_ns = now_mono_ns;
                 judged.verdict = judged.judge.verdict(&Measurability {
                     coverage,
-                    min_coverage: self.config.agent.min_coverage,
-                    lost_requests: lost - judged.lost_before,
-                    blind: None,
+                    min_coverage,
+                    lost_requests: lost - judged.lost_before + build.second.lost,
+                    blind: blind.clone(),
                 });
+                found |= is_over(&judged.verdict) && !judged.settled;
+            }
+        }
+        found
+    }
+
+    fn act_on_verdicts(&mut self, now_mono_ns: u64) {
+        let mut exceeding = Vec::new();
+        let mut passed = Vec::new();
+        for (index, service) in self.services.iter_mut().enumerate() {
+            for (id, build) in &mut service.builds {
+                let Some(judged) = &mut build.judged else { continue };
                 if let Some(told) = told_change(judged) {
                     let endpoint = EndpointName::from("all");
                     Event::Measurable {
@@ -135,11 +194,7 @@ impl Agent {
                     }
                     .emit(&mut self.counters);
                 }
-                let over = matches!(
-                    judged.verdict,
-                    Verdict::Exceeds { .. } | Verdict::OverBudgetNotAttributed { .. }
-                );
-                if over && !judged.settled {
+                if is_over(&judged.verdict) && !judged.settled {
                     judged.settled = true;
                     exceeding.push((index, id.clone()));
                 }
@@ -243,6 +298,14 @@ impl BaselineWrite {
     fn save(&self, store: &crate::store::Store) -> Result<(), StoreError> {
         store.put_baseline(&self.service, &self.endpoint, &self.build, &self.json, &Moment::now())
     }
+}
+
+fn is_over(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Exceeds { .. } | Verdict::OverBudgetNotAttributed { .. })
+}
+
+fn for_good(losses: &LossCounts) -> u64 {
+    LOST_FOR_GOOD.iter().map(|loss| losses[*loss as usize]).sum()
 }
 
 /// Whether people must be told that a build became measurable (`true`) or stopped to be (`false`).

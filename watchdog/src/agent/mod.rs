@@ -6,11 +6,14 @@
 //! the loop goes on.
 
 mod coverage;
+mod flips;
+mod hidden;
 mod judging;
 mod processes;
 mod resume;
 mod rollback;
 mod run;
+mod second;
 mod service;
 mod snapshot;
 mod verifying;
@@ -55,6 +58,10 @@ struct Agent {
     /// Open build slots.
     slots: HashMap<u16, Slot>,
     processes: Processes,
+    /// Processes whose build changed in place and was not asked for again yet.
+    flipped: Vec<u32>,
+    /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
+    reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
     totals: Totals,
     counters: Counters,
@@ -63,6 +70,7 @@ struct Agent {
     started_mono_ns: u64,
     last_tick_mono_ns: u64,
     losses_told: Told,
+    opinions: second::Opinions,
 }
 
 /// An open build slot of the kernel.
@@ -147,10 +155,12 @@ impl Agent {
             self.count_losses(&tick.losses, now_mono_ns);
             self.take_requests(&tick);
             self.take_conservation(&tick.conservation, span_ns, now_mono_ns);
+            self.take_blindness(&tick);
             self.follow_processes(&tick.processes, now_mono_ns);
         } else {
             self.follow_processes(&[], now_mono_ns);
         }
+        self.consult(now_mono_ns);
         self.judge(now_mono_ns);
         self.carry_incidents(now_mono_ns);
         self.save_baselines(now_mono_ns);

@@ -24,6 +24,8 @@ const ASK_AGAIN_AFTER_NS: u64 = 1_000_000_000;
 const MAX_WAITING: usize = 4096;
 /// Late samples of a build's last process are still in the ring.
 const CLOSE_SLOT_AFTER_NS: u64 = 2_000_000_000;
+/// Processes that changed their build in place may still be at a request of the one before.
+const CLOSE_SLOT_ANYWAY_NS: u64 = 60_000_000_000;
 /// A build that is gone keeps its judge and its figures for so long: a restart is not a new build.
 const FORGET_BUILD_AFTER_NS: u64 = 600_000_000_000;
 
@@ -50,6 +52,13 @@ impl Processes {
 
     pub(super) fn len(&self) -> usize {
         self.watched.len()
+    }
+
+    /// Whether a watched process has another build of the same service now.
+    pub(super) fn moves(&self, identified: &Identified) -> bool {
+        self.watched.get(&identified.pid).is_some_and(|place| {
+            place.service == identified.service && identified.build.as_ref() != Some(&place.build)
+        })
     }
 
     fn ask_at(&mut self, mono_ns: u64, tgid: u32) {
@@ -83,6 +92,7 @@ impl Agent {
         for event in events {
             self.on_process_event(event, now_mono_ns);
         }
+        self.follow_flips(now_mono_ns);
         let mut due = HashSet::new();
         self.processes.waiting.retain(|(at, tgid)| {
             let is_due = *at <= now_mono_ns;
@@ -117,7 +127,8 @@ impl Agent {
                 // The kernel watches it under its parent's slot already.
                 let parent = self.processes.watched.get(&event.parent_tgid).cloned();
                 if let Some(place) = parent {
-                    self.enter(event.tgid, &place, now_mono_ns);
+                    self.enter(event.tgid, &place);
+                    self.began(&place, now_mono_ns);
                 }
                 self.processes.ask_at(now_mono_ns, event.tgid);
                 self.processes.ask_at(now_mono_ns + ASK_AGAIN_AFTER_NS, event.tgid);
@@ -170,7 +181,7 @@ impl Agent {
     }
 
     /// Puts a process under its build's slot.
-    fn place(&mut self, identified: &Identified, now_mono_ns: u64) {
+    pub(super) fn place(&mut self, identified: &Identified, now_mono_ns: u64) {
         let Some(service) = self.services.get_mut(identified.service) else { return };
         let Some(build) = identified.build.clone() else {
             let problem = identified.problem.clone().unwrap_or_else(|| "its build cannot be told".to_owned());
@@ -188,11 +199,17 @@ impl Agent {
         if self.processes.watched.get(&identified.pid) == Some(&place) {
             return;
         }
+        let before = self.processes.watched.get(&identified.pid);
+        let flipped =
+            identified.is_in_place() && before.is_some_and(|before| before.service == place.service);
         let entered = self.open(&place, identified, now_mono_ns);
         if let Some(slot) = self.report("opening a build", entered) {
             self.kernel.watch(identified.pid, slot);
             self.leave(identified.pid, now_mono_ns);
-            self.enter(identified.pid, &place, now_mono_ns);
+            self.enter(identified.pid, &place);
+            if !flipped {
+                self.began(&place, now_mono_ns);
+            }
         }
     }
 
@@ -209,7 +226,10 @@ impl Agent {
             return Ok(slot);
         }
         let endpoints = u16::try_from(service.endpoints.len())?;
-        let slot = self.kernel.open_slot(number(place.service), endpoints)?;
+        let slot = match self.reserved.remove(&(place.service, place.build.clone())) {
+            Some(slot) => slot,
+            None => self.kernel.open_slot(number(place.service), endpoints)?,
+        };
         build.slot = Some(slot);
         let owner = SlotOwner {
             service: service.config.name.clone(),
@@ -257,13 +277,14 @@ impl Agent {
             state: record.state,
             slot: None,
             processes: HashSet::new(),
-            youngest_mono_ns: now_mono_ns,
+            youngest_mono_ns: None,
             first_seen_mono_ns: now_mono_ns,
             state_since: record.state_since,
             gone_since_mono_ns: None,
             saved_requests: aggregate.requests(),
             aggregate,
             judged,
+            second: super::second::Second::default(),
         };
         service.builds.insert(place.build.clone(), build);
         let name = service.config.name.clone();
@@ -325,14 +346,20 @@ impl Agent {
         Ok(Some(Judged::new(&service.config, build, now_mono_ns, baseline, lost)))
     }
 
-    fn enter(&mut self, tgid: u32, place: &Place, now_mono_ns: u64) {
+    fn enter(&mut self, tgid: u32, place: &Place) {
         let service = &mut self.services[place.service];
         if let Some(build) = service.builds.get_mut(&place.build) {
             build.processes.insert(tgid);
-            build.youngest_mono_ns = now_mono_ns;
             build.gone_since_mono_ns = None;
         }
         self.processes.watched.insert(tgid, place.clone());
+    }
+
+    /// A process is new to a build: what it uses until it serves belongs to no request.
+    fn began(&mut self, place: &Place, now_mono_ns: u64) {
+        if let Some(build) = self.services[place.service].builds.get_mut(&place.build) {
+            build.youngest_mono_ns = Some(now_mono_ns);
+        }
     }
 
     /// The process ended or moves to another build.
@@ -347,7 +374,7 @@ impl Agent {
         }
     }
 
-    fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
+    pub(super) fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
         if self.processes.watched.contains_key(&tgid) {
             self.kernel.unwatch(tgid);
             self.leave(tgid, now_mono_ns);
@@ -357,13 +384,24 @@ impl Agent {
     /// Gives slots of builds back whose last process ended, and forgets builds that are gone for long.
     fn retire_builds(&mut self, now_mono_ns: u64) {
         let mut closing = Vec::new();
+        let mut ongoing = None;
+        let kernel = &self.kernel;
+        // The table of requests is read once, and only when a slot could be closed.
+        let mut under_way = |slot: u16| {
+            let slots = ongoing.get_or_insert_with(|| {
+                kernel.ongoing().iter().map(|request| request.build_slot).collect::<HashSet<u16>>()
+            });
+            slots.contains(&slot)
+        };
         for (index, service) in self.services.iter_mut().enumerate() {
             for (id, build) in &mut service.builds {
                 let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
                 if build.processes.is_empty()
                     && gone_ns >= CLOSE_SLOT_AFTER_NS
-                    && let Some(slot) = build.slot.take()
+                    && let Some(slot) = build.slot
+                    && (gone_ns >= CLOSE_SLOT_ANYWAY_NS || !under_way(slot))
                 {
+                    build.slot = None;
                     closing.push((index, id.clone(), slot));
                 }
             }
@@ -399,7 +437,8 @@ impl Agent {
         for tgid in watched {
             self.unwatch(tgid, self.last_tick_mono_ns);
         }
-        let slots: Vec<u16> = self.slots.keys().copied().collect();
+        let reserved = std::mem::take(&mut self.reserved).into_values();
+        let slots: Vec<u16> = self.slots.keys().copied().chain(reserved).collect();
         for slot in slots {
             self.close_slot(slot);
         }

@@ -1,5 +1,6 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         kernel,
         slots: std::collections::HashMap::new(),
         processes: Processes::default(),
+        flipped: Vec::new(),
+        reserved: std::collections::HashMap::new(),
         incidents: Incidents::default(),
         totals: Totals::default(),
         counters,
@@ -97,11 +100,9 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         started_mono_ns: now_mono_ns,
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
+        opinions: super::second::Opinions::default(),
     };
-    agent.register_services()?;
-    // What an earlier agent left open comes first: its builds are no news.
-    agent.reconcile()?;
-    agent.tick(clock::mono_ns());
+    agent.take_over()?;
     heartbeat.beat(clock::mono_ns());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,6 +112,9 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     // SAFETY: the copy of the descriptor is owned by the `AsyncFd`, which closes it only after it has taken it out of
     // the poll set.
     let process_events = unsafe { AsyncFd::register(process_events)? };
+    let flips = agent.identifier.changes_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
+    // SAFETY: as above.
+    let flips = flips.map(|fd| unsafe { AsyncFd::register(fd) }).transpose()?;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
@@ -126,6 +130,12 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
             ready = process_events.readable() => {
                 if let Ok(mut guard) = ready {
                     guard.clear_ready();
+                }
+                sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
+            }
+            () = readable(flips.as_ref()) => {
+                if !agent.note_flips() {
+                    continue;
                 }
                 sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
             }
@@ -157,6 +167,18 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Never without a descriptor: the ticks look then.
+async fn readable(descriptor: Option<&AsyncFd<OwnedFd>>) {
+    match descriptor {
+        Some(descriptor) => {
+            if let Ok(mut guard) = descriptor.readable().await {
+                guard.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
 fn warn_all(config: &Config, counters: &mut Counters) {
     for warning in &config.warnings {
         Event::Warning { what: "configuration", why: warning }.emit(counters);
@@ -179,6 +201,15 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
 }
 
 impl Agent {
+    /// The first turn.
+    fn take_over(&mut self) -> anyhow::Result<()> {
+        self.register_services()?;
+        // What an earlier agent left open comes first: its builds are no news.
+        self.reconcile()?;
+        self.tick(clock::mono_ns());
+        Ok(())
+    }
+
     fn summary(&self) -> String {
         format!(
             "watching {} processes of {} services, kernel tier {:?}",

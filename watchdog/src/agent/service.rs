@@ -10,6 +10,8 @@ use crate::store::{Store, StoreError};
 use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
 use super::coverage::Coverage;
+use super::hidden::Hidden;
+use super::second::Second;
 
 /// A configured service.
 #[derive(Debug)]
@@ -19,6 +21,7 @@ pub(super) struct Service {
     pub(super) endpoints: Vec<EndpointName>,
     pub(super) builds: BTreeMap<BuildId, Build>,
     pub(super) coverage: Coverage,
+    pub(super) hidden: Hidden,
     /// Until the first build was seen of a service that the ledger does not know: what is there is adopted.
     pub(super) adopting: bool,
     /// Processes that match the service but whose build could not be read, with the reason.
@@ -34,6 +37,7 @@ impl Service {
             endpoints,
             builds: BTreeMap::new(),
             coverage: Coverage::default(),
+            hidden: Hidden::default(),
             adopting,
             nameless: BTreeMap::new(),
         }
@@ -45,7 +49,8 @@ impl Service {
 
     /// Whether any process began less than `span_ns` ago.
     pub(super) fn is_starting(&self, now_mono_ns: u64, span_ns: u64) -> bool {
-        self.builds.values().any(|build| now_mono_ns.saturating_sub(build.youngest_mono_ns) < span_ns)
+        let youngest = self.builds.values().filter_map(|build| build.youngest_mono_ns).max();
+        youngest.is_some_and(|youngest| now_mono_ns.saturating_sub(youngest) < span_ns)
     }
 
     /// The last good build with what is known of it: the memory's figures while it runs, the ledger's otherwise.
@@ -95,8 +100,8 @@ pub(super) struct Build {
     /// Taken while it has processes.
     pub(super) slot: Option<u16>,
     pub(super) processes: HashSet<u32>,
-    /// When its newest process was first seen.
-    pub(super) youngest_mono_ns: u64,
+    /// When its newest process was first seen; `None`: it was only served by processes that began with another build.
+    pub(super) youngest_mono_ns: Option<u64>,
     /// When this agent first saw it.
     pub(super) first_seen_mono_ns: u64,
     /// Since when it has been in its state.
@@ -107,6 +112,7 @@ pub(super) struct Build {
     /// Of `aggregate`, what the ledger has.
     pub(super) saved_requests: u64,
     pub(super) judged: Option<Judged>,
+    pub(super) second: Second,
 }
 
 impl Build {

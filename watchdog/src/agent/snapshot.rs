@@ -5,15 +5,17 @@ use watchdog_common::types::Loss;
 use super::Agent;
 use super::service::{Build, Judged, Service, host};
 use crate::aggregate::EndpointAggregate;
+use crate::config::EndpointConfig;
 use crate::control::server::Call;
 use crate::control::{
-    AgentStatus, BuildStatus, Command, EndpointStatus, Outcome, Refusal, RefusalCode, ServiceStatus,
-    StatusSnapshot, ledger,
+    AgentStatus, BuildStatus, Command, EndpointStatus, EstimateStatus, Outcome, Refusal, RefusalCode,
+    ServiceStatus, StatusSnapshot, ledger,
 };
+use crate::identity::Following;
 use crate::incident::Moment;
 use crate::kernel::Tier;
 use crate::metrics::{self, BuildEvidence, Snapshot};
-use crate::model::{BuildId, EndpointName};
+use crate::model::BuildId;
 use crate::verdict::Verdict;
 
 impl Agent {
@@ -72,13 +74,23 @@ impl Agent {
     fn service_status(&self, index: usize) -> ServiceStatus {
         let service = &self.services[index];
         let coverage = service.coverage.ratio();
+        let following = self.identifier.following(index);
+        let mut problems = problems(service, coverage, self.config.agent.min_coverage);
+        problems.extend(following.iter().filter_map(Following::problem));
         ServiceStatus {
             service: service.config.name.clone(),
             mode: service.config.mode,
             processes: service.processes(),
             coverage,
             min_coverage: self.config.agent.min_coverage,
-            problems: problems(service, coverage, self.config.agent.min_coverage),
+            hidden: service
+                .hidden
+                .shares()
+                .iter()
+                .map(|(kind, share)| ((*kind).to_owned(), *share))
+                .collect(),
+            following: following.iter().map(ToString::to_string).collect(),
+            problems,
             open_incident: self.open_incident(index).map(ToString::to_string),
             builds: service.builds.iter().map(|(id, build)| self.build_status(service, id, build)).collect(),
         }
@@ -104,7 +116,8 @@ impl Agent {
                 .config
                 .endpoints
                 .iter()
-                .map(|endpoint| endpoint_status(&endpoint.name, &endpoint.budget, build))
+                .enumerate()
+                .map(|(place, endpoint)| endpoint_status(service, place + 1, endpoint, build))
                 .collect(),
         }
     }
@@ -116,11 +129,16 @@ impl Agent {
         let mut evidence = Vec::new();
         let mut coverage = Vec::new();
         let mut processes = Vec::new();
+        let mut hidden = Vec::new();
+        let mut opinions = Vec::new();
         for service in &self.services {
             let name = &service.config.name;
             coverage.push((name.clone(), service.coverage.ratio()));
+            let shares = service.hidden.shares();
+            hidden.extend(shares.into_iter().map(|(kind, share)| (name.clone(), kind, share)));
             for (id, build) in &service.builds {
                 processes.push((name.clone(), id.clone(), build.processes.len() as u64));
+                opinions.extend(endpoint_opinions(service, id, build));
                 let Some(judgement) = &build.judged else { continue };
                 evidence.push(BuildEvidence {
                     service: name.clone(),
@@ -136,6 +154,8 @@ impl Agent {
             totals: &self.totals,
             counters: &self.counters,
             coverage,
+            hidden,
+            opinions,
             judged,
             evidence,
             processes,
@@ -160,10 +180,19 @@ fn problems(service: &Service, coverage: Option<f64>, min_coverage: f64) -> Vec<
             service.nameless.len()
         ));
     }
+    let name = service.config.name.as_str();
+    if let Some(blind) = service.hidden.blind(name, min_coverage) {
+        problems.push(format!("{blind}: nothing is judged."));
+    }
+    problems.extend(service.hidden.sentences(name));
     if let Some(coverage) = coverage.filter(|coverage| *coverage < min_coverage) {
+        let advice = if service.hidden.share().is_some_and(|share| share > 0.01) {
+            "What cannot be read is named above."
+        } else {
+            "All that it receives can be read; see the losses by reason, and which threads of it use the CPU."
+        };
         problems.push(format!(
-            "Only {:.0} % of the CPU time could be charged to requests, {:.0} % are needed: nothing is judged. The \
-             losses by reason say why, such as tls (the application ends TLS itself), http2, io_uring.",
+            "Only {:.0} % of the CPU time could be charged to requests, {:.0} % are needed: nothing is judged. {advice}",
             coverage * 100.0,
             min_coverage * 100.0
         ));
@@ -174,7 +203,16 @@ fn problems(service: &Service, coverage: Option<f64>, min_coverage: f64) -> Vec<
     problems
 }
 
-fn endpoint_status(name: &EndpointName, budget: &crate::config::Budget, build: &Build) -> EndpointStatus {
+/// `index` as the kernel counts: "other" is 0.
+fn endpoint_status(
+    service: &Service,
+    index: usize,
+    endpoint: &EndpointConfig,
+    build: &Build,
+) -> EndpointStatus {
+    let (name, budget) = (&endpoint.name, &endpoint.budget);
+    let of_judge = build.judged.as_ref().and_then(|judged| judged.judge.record(name));
+    let record = of_judge.or_else(|| build.second.record(service, index, endpoint));
     let seen = build.aggregate.endpoint(name);
     let baseline = build.judged.as_ref().and_then(|judged| judged.baseline.as_ref());
     let of_baseline = baseline.and_then(|baseline| Some((baseline, baseline.endpoint(name)?)));
@@ -187,7 +225,48 @@ fn endpoint_status(name: &EndpointName, budget: &crate::config::Budget, build: &
         budget_vs_baseline: budget.vs_baseline,
         baseline_build: of_baseline.map(|(baseline, _)| baseline.build.clone()),
         baseline_mean_cpu_seconds: of_baseline.and_then(|(_, figures)| mean_seconds(figures)),
+        confidence: build.second.confidence(index),
+        estimate: estimate_status(build, index),
+        measure_of_record: record.as_ref().map(|record| record.measure.label().to_owned()),
+        measure_why: record.map(|record| record.why),
     }
+}
+
+fn estimate_status(build: &Build, index: usize) -> Option<EstimateStatus> {
+    let opinion =
+        build.second.opinions.iter().find(|opinion| usize::from(opinion.estimate.endpoint) == index)?;
+    let figures = opinion.figures()?;
+    Some(EstimateStatus {
+        mean_cpu_seconds: figures.mean_cpu_seconds,
+        lower_cpu_seconds: figures.interval_cpu_seconds.0,
+        upper_cpu_seconds: figures.interval_cpu_seconds.1,
+        direct_mean_cpu_seconds: figures.direct_mean_cpu_seconds,
+    })
+}
+
+fn endpoint_opinions(service: &Service, id: &BuildId, build: &Build) -> Vec<metrics::Opinion> {
+    let point = |(place, endpoint): (usize, &EndpointConfig)| {
+        let status = endpoint_status(service, place + 1, endpoint, build);
+        metrics::Opinion {
+            service: service.config.name.clone(),
+            endpoint: endpoint.name.clone(),
+            build: id.clone(),
+            confidence: status.confidence,
+            estimate: status.estimate.map(|figures| {
+                [figures.mean_cpu_seconds, figures.lower_cpu_seconds, figures.upper_cpu_seconds]
+            }),
+            measure: build
+                .second
+                .opinions
+                .iter()
+                .any(|opinion| {
+                    usize::from(opinion.estimate.endpoint) == place + 1 && opinion.estimate.requests > 0
+                })
+                .then_some(status.measure_of_record)
+                .flatten(),
+        }
+    };
+    service.config.endpoints.iter().enumerate().map(point).collect()
 }
 
 fn mean_seconds(figures: &EndpointAggregate) -> Option<f64> {
@@ -209,8 +288,8 @@ fn endpoint_metrics(
 ) -> Vec<metrics::Judged> {
     let cores = host().cores;
     let mut points = Vec::new();
-    for endpoint in &service.config.endpoints {
-        let status = endpoint_status(&endpoint.name, &endpoint.budget, build);
+    for (place, endpoint) in service.config.endpoints.iter().enumerate() {
+        let status = endpoint_status(service, place + 1, endpoint, build);
         let mut ratios = Vec::new();
         if let Some(mean) = status.mean_cpu_seconds {
             if let Some(limit) = status.budget_mean_cpu_seconds.filter(|limit| *limit > 0.0) {

@@ -151,12 +151,14 @@ pub(super) fn read_build(node: &Node<'_>, findings: &mut Findings) -> Option<Bui
             found.extend(match key {
                 "from" => from(&node, findings),
                 "env" => node.text_as(findings, "\"GIT_SHA\"", env).map(BuildSource::Env),
-                "file" => node.text_as(findings, "\"REVISION\"", file).map(BuildSource::File),
+                "file" => node
+                    .text_as(findings, "\"REVISION\"", file)
+                    .map(|path| BuildSource::File { path, in_place: None }),
                 "symlink" => node
                     .text_as(findings, "\"/srv/web/current\"", |text| {
                         values::absolute_path(text, "/srv/web/current")
                     })
-                    .map(BuildSource::Symlink),
+                    .map(|path| BuildSource::Symlink { path, in_place: None }),
                 _ => argv(&node, findings, "[\"/usr/local/bin/which-build\"]").map(BuildSource::Command),
             });
         }
@@ -171,8 +173,25 @@ pub(super) fn read_build(node: &Node<'_>, findings: &mut Findings) -> Option<Bui
             ),
         );
     }
+    let mut source = found.pop().filter(|_| given == 1);
+    if let Some(node) = section.take("in_place") {
+        let wanted = values::flag(&node, findings);
+        match &mut source {
+            Some(BuildSource::Symlink { in_place, .. } | BuildSource::File { in_place, .. }) => {
+                *in_place = wanted;
+            }
+            Some(_) => node.fault(
+                findings,
+                Fault::new(
+                    "this source of the build cannot change under a process that runs",
+                    "use in_place with `symlink` or `file`, and name the one that deploys change",
+                ),
+            ),
+            None => {}
+        }
+    }
     section.finish(findings);
-    found.pop().filter(|_| given == 1)
+    source
 }
 
 fn from(node: &Node<'_>, findings: &mut Findings) -> Option<BuildSource> {

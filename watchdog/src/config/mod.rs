@@ -177,8 +177,16 @@ pub enum BuildSource {
     Auto,
     Env(String),
     /// Relative to the process's working directory.
-    File(PathBuf),
-    Symlink(PathBuf),
+    File {
+        path: PathBuf,
+        in_place: Option<bool>,
+    },
+    /// `in_place` as written: the same processes serve the new build once the symlink (or the file) changes.
+    /// `None`: told by whether the program loads its code at each request.
+    Symlink {
+        path: PathBuf,
+        in_place: Option<bool>,
+    },
     BuildId,
     Image,
     Marker,

@@ -96,6 +96,15 @@ pub(super) fn duration_node(
     }
 }
 
+/// `true` or `false`.
+pub(super) fn flag(node: &Node<'_>, findings: &mut Findings) -> Option<bool> {
+    let flag = node.value().as_bool();
+    if flag.is_none() {
+        node.wrong_type(findings, "true or false", "true");
+    }
+    flag
+}
+
 pub(super) fn absolute_path(text: &str, example: &str) -> Result<PathBuf, Fault> {
     let path = Path::new(text);
     if !path.is_absolute() {

@@ -113,9 +113,15 @@ pub struct ServiceStatus {
     pub service: ServiceName,
     pub mode: Mode,
     pub processes: u64,
+    /// By what the builds of its processes change: with the process, or in place with a symlink or file.
+    #[serde(default)]
+    pub following: Vec<String>,
     /// Attributed over total CPU in the recent window, 0 to 1; absent while the service used next to none.
     pub coverage: Option<f64>,
     pub min_coverage: f64,
+    /// Shares of the bytes that the service received lately and nobody can read, 0 to 1, by why.
+    #[serde(default)]
+    pub hidden: BTreeMap<String, f64>,
     /// What keeps the service from being judged or rolled back, and what to do about it.
     pub problems: Vec<String>,
     /// Id of the incident that is open.
@@ -153,6 +159,29 @@ pub struct EndpointStatus {
     pub budget_vs_baseline: Option<f64>,
     pub baseline_build: Option<BuildId>,
     pub baseline_mean_cpu_seconds: Option<f64>,
+    /// Share of the endpoint's time that was charged to its requests on exact signs, 0 to 1.
+    #[serde(default)]
+    pub confidence: Option<f64>,
+    /// From CPU time and counts of the recent windows alone; absent where it cannot be told.
+    #[serde(default)]
+    pub estimate: Option<EstimateStatus>,
+    /// One of [`crate::verdict::Measure::LABELS`]: which measurement is believed.
+    #[serde(default)]
+    pub measure_of_record: Option<String>,
+    /// Why that one.
+    #[serde(default)]
+    pub measure_why: Option<String>,
+}
+
+/// On-CPU seconds per request.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EstimateStatus {
+    pub mean_cpu_seconds: f64,
+    /// Of the 95 % interval.
+    pub lower_cpu_seconds: f64,
+    pub upper_cpu_seconds: f64,
+    /// By direct attribution, of the same requests.
+    pub direct_mean_cpu_seconds: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -56,6 +56,9 @@ fn service(text: &mut String, service: &ServiceStatus, width: usize) {
         service.processes,
         if service.processes == 1 { "" } else { "es" },
     );
+    for following in &service.following {
+        wrap(text, following, "  ", "    ", width);
+    }
     for problem in &service.problems {
         loud(text, problem, "  ", width);
     }
@@ -99,6 +102,41 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     );
     for endpoint in &build.endpoints {
         self::endpoint(text, endpoint, name_width);
+    }
+    for endpoint in &build.endpoints {
+        measured(text, endpoint, width);
+    }
+}
+
+/// Both measurements, and which one is believed.
+fn measured(text: &mut String, endpoint: &EndpointStatus, width: usize) {
+    let Some(measure) = endpoint.measure_of_record.as_deref().filter(|_| endpoint.requests > 0) else {
+        return;
+    };
+    let why = endpoint.measure_why.as_deref().unwrap_or_default();
+    let believed = match measure {
+        "direct" => "measured directly",
+        "estimate" => "BY THE ESTIMATE",
+        "waiting" => "NOT JUDGED YET",
+        _ => "NOT MEASURABLE",
+    };
+    let mut line = format!("{}: {believed}: {why}", endpoint.endpoint);
+    if let Some(estimate) = &endpoint.estimate {
+        let _ = write!(
+            line,
+            "; estimate {} ({} to {}), direct {}",
+            seconds(Some(estimate.mean_cpu_seconds)),
+            seconds(Some(estimate.lower_cpu_seconds)),
+            seconds(Some(estimate.upper_cpu_seconds)),
+            seconds(estimate.direct_mean_cpu_seconds)
+        );
+    }
+    if let Some(confidence) = endpoint.confidence {
+        let _ = write!(line, "; {:.0} % charged on exact signs", 100.0 * confidence);
+    }
+    match measure {
+        "direct" => wrap(text, &line, "    ", "      ", width),
+        _ => loud(text, &line, "    ", width),
     }
 }
 
@@ -314,6 +352,7 @@ fn moment(unix_ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::config::Mode;
+    use crate::control::EstimateStatus;
 
     fn snapshot() -> StatusSnapshot {
         let endpoint = |name: &str| EndpointStatus {
@@ -325,6 +364,15 @@ mod tests {
             budget_vs_baseline: Some(1.3),
             baseline_build: Some("r41".into()),
             baseline_mean_cpu_seconds: Some(0.079),
+            confidence: Some(0.98),
+            estimate: Some(EstimateStatus {
+                mean_cpu_seconds: 0.0813,
+                lower_cpu_seconds: 0.0771,
+                upper_cpu_seconds: 0.0855,
+                direct_mean_cpu_seconds: Some(0.0804),
+            }),
+            measure_of_record: Some("direct".to_owned()),
+            measure_why: Some("the estimate agrees".to_owned()),
         };
         StatusSnapshot {
             agent: AgentStatus {
@@ -341,8 +389,12 @@ mod tests {
                 service: "web".into(),
                 mode: Mode::Enforce,
                 processes: 3,
+                following: vec!["3 processes: the build changes in place, with /srv/web/current (php-fpm loads its \
+                                 code at each request)"
+                    .to_owned()],
                 coverage: Some(0.41),
                 min_coverage: 0.8,
+                hidden: [("tls".to_owned(), 0.62)].into(),
                 problems: vec!["Only 41 % of the CPU time could be attributed to requests, 80 % are needed: nothing is judged. \
                                 Reason most often: TLS ends in the application itself."
                     .to_owned()],
@@ -376,6 +428,10 @@ mod tests {
             assert!(text.contains("!! Only 41 %"), "{text}");
             assert!(text.contains("80.1 ms") && text.contains("212 ms"), "{text}");
             assert!(text.contains("check-config"), "{text}");
+            assert!(
+                text.contains("login: measured directly: the estimate agrees; estimate 81.3 ms"),
+                "{text}"
+            );
         }
     }
 

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -17,10 +18,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{OFlag, readlinkat};
+use nix::fcntl::OFlag;
 use procfs::Current;
 
 use super::process::{FileId, Process, Program, file_id};
+use super::trail::Trail;
 use super::{command, elf};
 use crate::clock;
 use crate::config::BuildSource;
@@ -93,19 +95,26 @@ impl BuildCache {
     const MAX_ENTRIES: usize = 1024;
 
     /// `helper`: it is the child of a process of the service whose build is known, and runs another program.
-    pub(super) fn tell(&mut self, process: &Process, source: &BuildSource, helper: bool) -> Told {
+    /// `per_request`: what in this process loads the application's code at each request.
+    pub(super) fn tell(
+        &mut self,
+        process: &Process,
+        source: &BuildSource,
+        helper: bool,
+        per_request: Option<&str>,
+    ) -> Told {
         match source {
-            BuildSource::Auto => self.auto(process, helper),
+            BuildSource::Auto => self.auto(process, helper, per_request),
             BuildSource::Env(name) => env(process, &[name])?.ok_or_else(|| {
                 format!(
                     "its environment has no {name}; set it where the service is started (some servers overwrite \
                      their environment with a title: use {{ file = .. }} for those)"
                 )
             }),
-            BuildSource::File(path) => file(process, path).map_err(|error| {
+            BuildSource::File { path, .. } => file(process, path).map_err(|error| {
                 format!("{error}; write the build's name into it at each deploy, and keep the releases of running processes")
             }),
-            BuildSource::Symlink(path) => symlink(process, path),
+            BuildSource::Symlink { path, .. } => symlink(process, path),
             BuildSource::BuildId => self.program(process),
             BuildSource::Command(argv) => self.command(process, argv),
             BuildSource::Image | BuildSource::Marker => {
@@ -114,9 +123,17 @@ impl BuildCache {
         }
     }
 
-    fn auto(&mut self, process: &Process, helper: bool) -> Told {
+    fn auto(&mut self, process: &Process, helper: bool, per_request: Option<&str>) -> Told {
         if let Some(told) = env(process, &AUTO_ENV)? {
             return Ok(told);
+        }
+        // Its working directory is that of the request under way.
+        if let Some(runtime) = per_request {
+            return Err(format!(
+                "{runtime} loads the application's code at each request, so that neither its program nor its working \
+                 directory tells the build; name what deploys change, with build = {{ symlink = .. }} or \
+                 {{ file = .. }} and an absolute path",
+            ));
         }
         for name in AUTO_FILES {
             if let Ok(told) = file(process, Path::new(name)) {
@@ -206,22 +223,24 @@ fn env(process: &Process, names: &[&str]) -> Result<Option<(BuildId, BuildOrigin
 }
 
 fn file(process: &Process, path: &Path) -> Told {
-    let shown = || {
-        let (cwd, deleted) = process.cwd().unwrap_or_default();
-        format!("{}{}", cwd.join(path).display(), if deleted { " (its directory was deleted)" } else { "" })
-    };
+    let (cwd, deleted) = process.cwd().unwrap_or_default();
+    let mark = if deleted { " (its directory was deleted)" } else { "" };
+    let opened = process.open_file(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY);
+    file_name(opened, path, &format!("{}{mark}", cwd.join(path).display()))
+}
+
+/// The first line of a file; `shown` is its name in messages.
+pub(super) fn file_name(opened: std::io::Result<File>, path: &Path, shown: &str) -> Told {
     let mut bytes = Vec::new();
-    process
-        .open_file(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+    opened
         .and_then(|file| {
             if !file.metadata()?.is_file() {
                 return Err(std::io::Error::other("not a regular file"));
             }
             file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)
         })
-        .map_err(|error| format!("{} cannot be read: {error}", shown()))?;
-    named(&bytes, BuildOrigin::File(path.display().to_string()))
-        .ok_or_else(|| format!("{} is empty", shown()))
+        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    named(&bytes, BuildOrigin::File(path.display().to_string())).ok_or_else(|| format!("{shown} is empty"))
 }
 
 /// The component behind the last `releases` of a path.
@@ -239,30 +258,42 @@ fn release_name(path: &Path) -> Option<BuildId> {
     Some(named(found?.as_bytes(), BuildOrigin::ReleaseDirectory)?.0)
 }
 
+/// For a process that keeps the build that it was started with.
 fn symlink(process: &Process, path: &Path) -> Told {
-    let io = |error: std::io::Error| {
-        format!("{} cannot be read: {error}; it must be a symlink to the release in use", path.display())
-    };
-    let link = process.open_file(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).map_err(io)?;
-    let metadata = link.metadata().map_err(io)?;
-    let target = readlinkat(link.as_fd(), "")
-        .map_err(|_| format!("{} is no symlink; name the symlink that deploys flip", path.display()))?;
-    let changed_ms = metadata.ctime() * 1000 + metadata.ctime_nsec() / 1_000_000;
-    if started_unix_ms(process.start_time)?.is_some_and(|start| changed_ms > start + CLOCK_SLACK_MS) {
+    let (root, _) =
+        process.root().map_err(|error| format!("its root directory cannot be opened: {error}"))?;
+    let trail = Trail::follow(root.as_fd(), path);
+    let name = link_name(path, &trail)?;
+    let started = started_unix_ms(process.start_time)?;
+    if trail.changed_unix_ms.zip(started).is_some_and(|(changed, start)| changed > start + CLOCK_SLACK_MS) {
         return Err(format!(
-            "{} was changed after the process had started, so that its target says nothing about it; \
-             restart the process, or use {{ file = .. }}",
+            "{} was changed after the process had started, so that its target says nothing about it; restart the \
+             process, or say in_place = true if it serves the new release without a restart",
             path.display()
         ));
     }
-    let target = Path::new(&target);
-    let last = target.components().next_back().and_then(|part| match part {
+    Ok(name)
+}
+
+/// The release that a symlink names: of the last link in its chain, what follows `releases`, else the target's name.
+pub(super) fn link_name(path: &Path, trail: &Trail) -> Told {
+    let shown = path.display();
+    let Some(last) = trail.targets.last() else {
+        return Err(match &trail.end {
+            Ok(_) => format!("{shown} is no symlink; name the symlink that deploys flip"),
+            Err(error) => {
+                format!("{shown} cannot be read: {error}; it must be a symlink to the release in use")
+            }
+        });
+    };
+    let own_name = || match last.components().next_back()? {
         Component::Normal(name) => named(name.as_bytes(), BuildOrigin::Symlink),
         _ => None,
-    });
-    release_name(target).map(|name| (name, BuildOrigin::Symlink)).or(last).ok_or_else(|| {
-        format!("the target of {} ({}) has no name of its own", path.display(), target.display())
-    })
+    };
+    release_name(last)
+        .map(|name| (name, BuildOrigin::Symlink))
+        .or_else(own_name)
+        .ok_or_else(|| format!("the target of {shown} ({}) has no name of its own", last.display()))
 }
 
 /// When a process started, by the wall clock.

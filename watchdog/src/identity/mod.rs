@@ -16,7 +16,10 @@
 //! parent's if the parent belongs to the same service, or what the same program was found to be before: servers
 //! overwrite their environment, and a release may be deleted under a running process. A child that runs another
 //! program (a helper such as `git`) never contributes that program's build-id: it would look like a deploy.
-//! A symlink that changed after the process started says nothing about it and is not used.
+//! A symlink that changed after the process started says nothing about it and is not used, unless the service is
+//! deployed **in place**: its processes serve the new code as soon as a symlink (or a file) changes. That is said by
+//! `in_place = true`, or known of programs that load the code at each request (`runtime`). Such processes are followed
+//! by the source itself, watched by inotify (`place`), for as long as they run.
 //!
 //! Reading other users' processes needs `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
 
@@ -24,10 +27,14 @@ mod build;
 mod cgroup;
 mod command;
 mod elf;
+mod follow;
+mod place;
 mod process;
+mod runtime;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -39,7 +46,11 @@ pub use build::{AUTO_ENV, AUTO_FILES, BuildOrigin, MAX_BUILD_BYTES};
 use crate::config::{BuildSource, Match, ServiceConfig};
 use crate::model::{BuildId, ServiceName};
 use build::BuildCache;
+use follow::Followed;
+pub use follow::Following;
+use place::{Asked, Since, Sources};
 use process::{FileId, Process, Program};
+use runtime::Runtimes;
 use sockets::Listeners;
 
 /// A process that belongs to no service may do so later: it begins to listen, or is moved into a cgroup.
@@ -64,14 +75,23 @@ pub struct Identified {
     pub build_source: Option<BuildOrigin>,
     /// Why the build is `None`, and what to do.
     pub problem: Option<String>,
+    /// Its build changes while it runs, with its source: since when that has named this build.
+    in_place: Option<Since>,
 }
 
 impl Identified {
-    /// For how long the process has run, to a tick of its clock.
+    /// For how long the process can have run this build: since its start, to a tick of the clock, or since the build
+    /// changed in place.
     pub fn age(&self) -> Duration {
         let started =
             Duration::from_millis(self.start_time.saturating_mul(1000) / procfs::ticks_per_second());
-        crate::clock::since_boot().saturating_sub(started)
+        let age = crate::clock::since_boot().saturating_sub(started);
+        self.in_place.and_then(Since::elapsed).map_or(age, |named| named.min(age))
+    }
+
+    /// Whether its build changes while it runs.
+    pub fn is_in_place(&self) -> bool {
+        self.in_place.is_some()
     }
 }
 
@@ -108,6 +128,9 @@ pub struct Identifier {
     services: Vec<Service>,
     known: HashMap<u32, Known>,
     builds: BuildCache,
+    runtimes: Runtimes,
+    sources: Sources,
+    refusals_told: HashSet<String>,
     ambiguous: HashSet<(usize, usize)>,
     refusal_told: bool,
     notices: Vec<String>,
@@ -132,6 +155,10 @@ struct Known {
     /// The configuration changed since: what it belongs to must be found anew.
     outdated: bool,
     identified: Option<Identified>,
+    /// What it is followed by when it is deployed in place.
+    source: Option<Asked>,
+    /// What in it loads the application's code at each request.
+    per_request: Option<&'static str>,
 }
 
 impl Identifier {
@@ -140,6 +167,9 @@ impl Identifier {
             services: services.iter().map(Service::of).collect(),
             known: HashMap::new(),
             builds: BuildCache::default(),
+            runtimes: Runtimes::default(),
+            sources: Sources::new(),
+            refusals_told: HashSet::new(),
             ambiguous: HashSet::new(),
             refusal_told: false,
             notices: Vec::new(),
@@ -160,6 +190,7 @@ impl Identifier {
             known.outdated = true;
             true
         });
+        self.drop_unused_sources();
         self.ambiguous.clear();
     }
 
@@ -170,6 +201,8 @@ impl Identifier {
         let mut round = Round::default();
         let pids = all_pids();
         self.known.retain(|pid, _| pids.contains(pid));
+        self.drop_unused_sources();
+        self.sources.look_at_all();
         let mut found = Vec::new();
         let mut refused: Option<IdentityError> = None;
         for pid in pids {
@@ -206,7 +239,9 @@ impl Identifier {
 
     /// Drops what is known of a process that ended.
     pub fn forget(&mut self, pid: u32) {
-        self.known.remove(&pid);
+        if self.known.remove(&pid).is_some_and(|known| known.source.is_some()) {
+            self.drop_unused_sources();
+        }
     }
 
     /// Whether some service is matched by what it listens on. Its processes are found only once they listen, so
@@ -217,6 +252,7 @@ impl Identifier {
 
     /// What an operator should know, each thing once: ambiguous matches, processes that may not be read.
     pub fn take_notices(&mut self) -> Vec<String> {
+        self.notices.extend(self.sources.take_refusals(&mut self.refusals_told));
         std::mem::take(&mut self.notices)
     }
 
@@ -239,6 +275,7 @@ impl Identifier {
         if let Some(known) = &before
             && !afresh
             && known.holds(&process)
+            && known.source.is_none_or(|asked| self.sources.holds(asked))
         {
             return Ok(known.identified.clone());
         }
@@ -260,15 +297,17 @@ impl Identifier {
             .or_else(|| before.as_ref().and_then(Known::service))
             .or_else(|| parent.as_ref().map(|parent| parent.service));
         let cwd = process.cwd_id();
+        let before = before.and_then(|known| {
+            let (same_cwd, identified) = (known.cwd == cwd, known.identified?);
+            let by_env = matches!(identified.build_source, Some(BuildOrigin::Env(_)));
+            let usable = Some(identified.service) == service && identified.build.is_some();
+            (usable && (same_cwd || by_env || identified.is_in_place())).then_some(identified)
+        });
+        let mut followed = Followed::default();
         let identified = service.map(|service| {
             let parent = parent.filter(|parent| parent.service == service && parent.build.is_some());
-            let before = before.and_then(|known| {
-                let (same_cwd, identified) = (known.cwd == cwd, known.identified?);
-                let by_env = matches!(identified.build_source, Some(BuildOrigin::Env(_)));
-                let usable = identified.service == service && identified.build.is_some();
-                (usable && (same_cwd || by_env)).then_some(identified)
-            });
-            self.with_build(&process, service, parent, before)
+            followed = self.followed_by(&process, service);
+            self.with_build(&process, service, parent, before, followed)
         });
         let known = Known {
             start_time: process.start_time,
@@ -278,6 +317,8 @@ impl Identifier {
             checked: now,
             outdated: false,
             identified: identified.clone(),
+            source: followed.source,
+            per_request: followed.per_request,
         };
         self.known.insert(pid, known);
         Ok(identified)
@@ -312,23 +353,36 @@ impl Identifier {
         service: usize,
         parent: Option<Identified>,
         before: Option<Identified>,
+        followed: Followed,
     ) -> Identified {
         let source = &self.services[service].build;
         let helper = parent.as_ref().is_some_and(|parent| {
             let parent = Process::open(parent.pid).ok().flatten();
             parent.is_some_and(|parent| build::is_helper(process, &parent))
         });
-        let told = if helper && *source == BuildSource::BuildId {
-            Err("it is a helper of the service".to_owned())
-        } else {
-            self.builds.tell(process, source, helper)
+        let in_place = followed.source.and_then(|asked| self.sources.get(asked.source));
+        let since = in_place.map(|source| source.since);
+        let told = match in_place {
+            Some(source) => source.told.clone(),
+            None if helper && *source == BuildSource::BuildId => {
+                Err("it is a helper of the service".to_owned())
+            }
+            None => self.builds.tell(process, source, helper, followed.per_request),
         };
         let (build, build_source, problem) = match (told, before, parent) {
             (Ok((build, origin)), _, _) => (Some(build), Some(origin), None),
             (Err(_), Some(known), _) | (Err(_), None, Some(known)) => (known.build, known.build_source, None),
             (Err(problem), None, None) => (None, None, Some(problem)),
         };
-        Identified { pid: process.pid, start_time: process.start_time, service, build, build_source, problem }
+        Identified {
+            pid: process.pid,
+            start_time: process.start_time,
+            service,
+            build,
+            build_source,
+            problem,
+            in_place: since,
+        }
     }
 }
 
@@ -387,7 +441,7 @@ impl Known {
             }
             Some(identified) => {
                 !self.outdated
-                    && self.cwd == process.cwd_id()
+                    && (identified.is_in_place() || self.cwd == process.cwd_id())
                     && (identified.build.is_some() || self.checked.elapsed() < RECHECK_UNKNOWN)
             }
         }

@@ -19,6 +19,7 @@ use super::IdentityError;
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// Longest command line that is looked at.
 const MAX_CMDLINE_BYTES: u64 = 64 << 10;
+const MAX_MAPS_BYTES: u64 = 4 << 20;
 const DELETED: &[u8] = b" (deleted)";
 
 /// One program run by one process: changes with every `exec`, and is shared by a parent and the children that it forks.
@@ -30,6 +31,13 @@ pub(super) struct Program {
 
 /// Device and inode of a directory or program.
 pub(super) type FileId = (u64, u64);
+
+/// A root directory in a mount namespace: a path leads processes with the same one to the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RootId {
+    mounts: u64,
+    directory: FileId,
+}
 
 /// A process as it is now. The pid is only a name: `start_time` tells whether it is still the same process.
 #[derive(Debug)]
@@ -101,6 +109,33 @@ impl Process {
         file_id(&self.path("cwd"))
     }
 
+    /// What is mapped into it, as the kernel lists it.
+    pub(super) fn maps(&self) -> std::io::Result<String> {
+        let mut bytes = Vec::new();
+        File::open(self.path("maps"))?.take(MAX_MAPS_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Its root directory, and what tells it from the roots that other processes see.
+    pub(super) fn root(&self) -> std::io::Result<(OwnedFd, RootId)> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(&self.path("root"), flags, nix::sys::stat::Mode::empty())?;
+        let mounts = std::fs::metadata(self.path("ns/mnt"))?.ino();
+        let directory = File::from(root.try_clone()?).metadata()?;
+        Ok((root, RootId { mounts, directory: (directory.dev(), directory.ino()) }))
+    }
+
+    /// A path as the process would open it, from its own root.
+    pub(super) fn absolute(&self, path: &Path) -> Result<PathBuf, IdentityError> {
+        if path.is_absolute() {
+            return Ok(path.to_owned());
+        }
+        let (cwd, _) = self.cwd()?;
+        // The kernel names directories from the reader's root; a changed root is a part of the name.
+        let root = self.proc.root().unwrap_or_else(|_| PathBuf::from("/"));
+        Ok(Path::new("/").join(cwd.strip_prefix(&root).unwrap_or(&cwd)).join(path))
+    }
+
     /// A variable of the environment that the program was started with.
     pub(super) fn env(&self, names: &[&str]) -> Result<Option<(String, OsString)>, IdentityError> {
         let environment =
@@ -150,11 +185,8 @@ impl Process {
                 Err(Errno::EXDEV) => {}
                 result => return Ok(File::from(result?)),
             }
-            let (cwd, _) = self.cwd().map_err(|error| std::io::Error::other(error.to_string()))?;
-            // The kernel names directories from the reader's root; a changed root is a part of the name.
-            let root = self.proc.root().unwrap_or_else(|_| PathBuf::from("/"));
-            let inside = Path::new("/").join(cwd.strip_prefix(&root).unwrap_or(&cwd));
-            return self.open_file(&inside.join(path), flags);
+            let path = self.absolute(path).map_err(|error| std::io::Error::other(error.to_string()))?;
+            return self.open_file(&path, flags);
         }
         let inside = path.strip_prefix("/").unwrap_or(path);
         Ok(File::from(self.open_at("root", inside, flags, ResolveFlag::RESOLVE_IN_ROOT)?))
@@ -178,7 +210,10 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
 pub(super) fn is_gone(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
-        ProcError::Io(error, _) => error.raw_os_error() == Some(nix::libc::ESRCH),
+        // Open files of a process that has ended answer the one, their names the other.
+        ProcError::Io(error, _) => {
+            matches!(error.raw_os_error(), Some(nix::libc::ESRCH | nix::libc::ENOENT))
+        }
         _ => false,
     }
 }
@@ -199,6 +234,18 @@ mod tests {
     fn the_mark_of_a_deleted_file_is_told_from_its_name() {
         assert_eq!(undeleted("/srv/a (deleted)".into()), ("/srv/a".into(), true));
         assert_eq!(undeleted("/srv/a(deleted)".into()), ("/srv/a(deleted)".into(), false));
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_read_is_gone_and_no_fault() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap().unwrap();
+        assert!(process.sockets().is_ok());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let errors =
+            [process.sockets().unwrap_err(), process.cmdline().unwrap_err(), process.exe().unwrap_err()];
+        assert!(errors.iter().all(|error| error.gone), "{errors:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![expect(clippy::similar_names, reason = "an identifier gives identified processes")]
 
 mod builds;
+mod in_place;
 mod members;
 
 use std::fmt::Write;

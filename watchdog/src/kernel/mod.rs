@@ -27,7 +27,7 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, Series, SeriesKey, ServicePatterns,
 };
 
 use self::ongoing::OngoingTable;
@@ -109,7 +109,7 @@ macro_rules! plain {
         unsafe impl Pod for Shared<$type> {}
     )*};
 }
-plain!(Blind, BuildSlot, Conservation, EndpointKey, Losses, Series, SeriesKey, ServicePatterns);
+plain!(Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, Series, SeriesKey, ServicePatterns);
 
 /// The loaded programs and their maps. Dropping it detaches everything.
 pub struct Kernel {

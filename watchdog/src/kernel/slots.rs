@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, PerCpuValues};
 use watchdog_common::abi::{
-    ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_SERVICES, MAX_WILDCARD_MASKS, SLOT_MASK, STATUS_CLASSES, map,
+    ENDPOINT_OTHER, MAX_BUILD_SLOTS, MAX_ENDPOINTS, MAX_SERVICES, MAX_WILDCARD_MASKS, SLOT_MASK,
+    STATUS_CLASSES, map,
 };
 use watchdog_common::http::{method_code, path_hash};
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Loss, ProcessEvent, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Loss, ProcessEvent, Series, SeriesKey,
+    ServicePatterns,
 };
 
 use super::{EndpointPattern, Kernel, KernelError, Shared, Uprobes, runtime};
@@ -126,6 +128,13 @@ impl Kernel {
             self.series
                 .insert(Shared(key), Shared(Series::default()), 0)
                 .map_err(|error| KernelError::map("making a series", &error))?;
+        }
+        // Another build may have other habits.
+        let mut habits: Array<_, Shared<Habit>> = self.opened(map::HABITS)?;
+        for endpoint in 0..MAX_ENDPOINTS {
+            habits
+                .set(u32::from(slot) * MAX_ENDPOINTS + endpoint, Shared(Habit::default()), 0)
+                .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
         }
         self.set_build_slot(slot, BuildSlot { service, active: 1 })?;
         self.open.insert(slot, (service, endpoint_count));

@@ -68,6 +68,14 @@ metrics! {
         "Share of the host's cores that the endpoint takes at its configured peak_rate: mean on-CPU time x peak_rate / cores.";
     COVERAGE = Gauge "attribution_coverage_ratio" ["service"] "ratio"
         "Attributed over total CPU time of the service's processes in the last minute, without start-up (5 s per process) and housekeeping (1 ms per process and second). Below min_coverage nothing is judged.";
+    HIDDEN = Gauge "hidden_traffic_ratio" ["service", "kind"] "ratio"
+        "Share of the bytes that came on connections to the service lately (half-life 30 s) and cannot be read. Above 1 - min_coverage in all, nothing is judged.";
+    CONFIDENCE = Gauge "attribution_confidence_ratio" ["service", "endpoint", "build"] "ratio"
+        "Share of the endpoint's CPU time that was charged to its requests on exact signs; the rest was inferred. Below 0.9 the estimate is the measure of record, or nothing is.";
+    ESTIMATE = Gauge "request_cpu_estimate_seconds" ["service", "endpoint", "build", "bound"] "seconds"
+        "On-CPU time per request from the service's CPU time and counts of the recent windows alone, without attribution: the mean and the ends of its 95 % interval. Absent where it cannot be told.";
+    MEASURE = Gauge "measure_of_record" ["service", "endpoint", "build", "measure"] "one-hot"
+        "1 for the measurement of an endpoint that verdicts rest on, 0 for the others.";
     SERVICE_CPU = Counter "service_cpu_seconds_total" ["service"] "seconds"
         "CPU time of the service's threads as the scheduler counts it: attributed plus unattributed, up to what threads hold at the moment.";
     ATTRIBUTED_CPU = Counter "attributed_cpu_seconds_total" ["service"] "seconds"
@@ -133,6 +141,8 @@ fn notes() -> String {
     use super::fold::BOUNDS_SECONDS;
     let bounds: Vec<String> = BOUNDS_SECONDS.iter().map(ToString::to_string).collect();
     let verdicts: Vec<String> = super::VERDICTS.iter().map(|verdict| format!("`{verdict}`")).collect();
+    let measures: Vec<String> =
+        crate::verdict::Measure::LABELS.iter().map(|measure| format!("`{measure}`")).collect();
     let mut reasons = String::new();
     for loss in watchdog_common::types::Loss::ALL {
         let _ = write!(reasons, "{}`{}`", if reasons.is_empty() { "" } else { ", " }, loss.label());
@@ -143,6 +153,9 @@ fn notes() -> String {
          - `build`: as the build source names it. The figures of builds that are gone are kept for the last {kept} per service, then dropped, so the number of series stays bounded.\n\
          - `status_class`: `none`, `1xx` to `5xx`.\n\
          - `verdict`: {verdicts}.\n\
+         - `measure`: {measures}. `waiting`: direct attribution is unsure, and the estimate needs more; `neither`: both are unsure, or they contradict each other, and nothing is judged.\n\
+         - `bound`: `mean`, `lower`, `upper`.\n\
+         - `kind` of `hidden_traffic_ratio`: `tls`, `http2`, `unknown_protocol`, `io_uring`.\n\
          - `budget`: the budget's key in the configuration: `mean_cpu`, `vs_baseline`.\n\
          - `reason` of `lost_total`: {reasons}.\n\
          - `reason` of `incidents_total`: the budget that was broken (`mean_cpu`, `quantile_cpu`, `vs_baseline`, `max_host_share`) or `condemned_build`. `outcome`: `recovered`, `failed` (the hook), `not_recovered` (the hook ran, it did not help), `refused` (not run, as it was not safe), `unknown` (the agent was killed meanwhile).\n\n\
@@ -150,6 +163,7 @@ fn notes() -> String {
          Bounds of `request_cpu_seconds`, in seconds: {bounds}.\n",
         kept = super::totals::GONE_BUILDS_KEPT,
         verdicts = verdicts.join(", "),
+        measures = measures.join(", "),
         bounds = bounds.join(", "),
     )
 }

@@ -10,6 +10,7 @@ use super::catalogue::{self, Kind, Metric};
 use super::fold::{BOUNDS_SECONDS, Folded};
 use super::{DETECTION_BOUNDS_SECONDS, Detection, Snapshot, VERDICTS};
 use crate::kernel::Tier;
+use crate::verdict::Measure;
 
 const NS_PER_S: f64 = 1e9;
 
@@ -46,12 +47,16 @@ fn services(snapshot: &Snapshot<'_>, families: &mut Families) {
             families.value(&catalogue::COVERAGE, &[service.as_str()], *coverage);
         }
     }
+    for (service, kind, share) in &snapshot.hidden {
+        families.value(&catalogue::HIDDEN, &[service.as_str(), kind], *share);
+    }
     for (service, build, count) in &snapshot.processes {
         families.value(&catalogue::PROCESSES, &[service.as_str(), build.as_str()], *count as f64);
     }
 }
 
 fn judgement(snapshot: &Snapshot<'_>, families: &mut Families) {
+    opinions(snapshot, families);
     for judged in &snapshot.judged {
         let (service, endpoint, build) =
             (judged.service.as_str(), judged.endpoint.as_str(), judged.build.as_str());
@@ -72,6 +77,25 @@ fn judgement(snapshot: &Snapshot<'_>, families: &mut Families) {
             families.value(&catalogue::VERDICT, &[labels[0], labels[1], verdict], holds);
         }
         families.value(&catalogue::LOG_EVIDENCE, &labels, evidence.log_evidence);
+    }
+}
+
+fn opinions(snapshot: &Snapshot<'_>, families: &mut Families) {
+    for opinion in &snapshot.opinions {
+        let labels = [opinion.service.as_str(), opinion.endpoint.as_str(), opinion.build.as_str()];
+        if let Some(confidence) = opinion.confidence {
+            families.value(&catalogue::CONFIDENCE, &labels, confidence);
+        }
+        for (bound, seconds) in
+            ["mean", "lower", "upper"].into_iter().zip(opinion.estimate.into_iter().flatten())
+        {
+            families.value(&catalogue::ESTIMATE, &[labels[0], labels[1], labels[2], bound], seconds);
+        }
+        let Some(measure) = &opinion.measure else { continue };
+        for label in Measure::LABELS {
+            let holds = f64::from(u8::from(label == measure));
+            families.value(&catalogue::MEASURE, &[labels[0], labels[1], labels[2], label], holds);
+        }
     }
 }
 

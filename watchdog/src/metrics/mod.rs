@@ -83,6 +83,20 @@ pub struct Judged {
     pub host_share: Option<f64>,
 }
 
+/// What is known of one (service, endpoint, build) beside its requests' own figures.
+#[derive(Clone, Debug)]
+pub struct Opinion {
+    pub service: ServiceName,
+    pub endpoint: EndpointName,
+    pub build: BuildId,
+    /// Share of its time that was charged on exact signs.
+    pub confidence: Option<f64>,
+    /// On-CPU seconds per request: mean, lower and upper end of the 95 % interval.
+    pub estimate: Option<[f64; 3]>,
+    /// One of [`crate::verdict::Measure::LABELS`].
+    pub measure: Option<String>,
+}
+
 /// A build under judgement: verdict and evidence are for the whole deploy.
 #[derive(Clone, Debug)]
 pub struct BuildEvidence {
@@ -101,6 +115,9 @@ pub struct Snapshot<'a> {
     pub counters: &'a Counters,
     /// Attributed over total CPU in the recent window, `None` while the service used next to none.
     pub coverage: Vec<(ServiceName, Option<f64>)>,
+    /// Shares of the received bytes that cannot be read, by why.
+    pub hidden: Vec<(ServiceName, &'static str, f64)>,
+    pub opinions: Vec<Opinion>,
     pub judged: Vec<Judged>,
     pub evidence: Vec<BuildEvidence>,
     /// Watched processes per (service, build).

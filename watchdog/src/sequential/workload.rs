@@ -25,12 +25,12 @@ impl Rng {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    fn log_normal(&mut self, median: f64, sigma: f64) -> f64 {
+    pub(crate) fn log_normal(&mut self, median: f64, sigma: f64) -> f64 {
         let radius = libm::sqrt(-2.0 * libm::log(1.0 - self.uniform()));
         median * libm::exp(sigma * radius * libm::cos(std::f64::consts::TAU * self.uniform()))
     }
 
-    fn pareto(&mut self, least: f64, index: f64) -> f64 {
+    pub(crate) fn pareto(&mut self, least: f64, index: f64) -> f64 {
         least * libm::pow(1.0 - self.uniform(), -1.0 / index)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::record::Measure as Record;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
 
 /// Version of the JSON that [`Evidence`] becomes; grows when a field changes its meaning or goes.
@@ -72,6 +73,17 @@ pub struct BaselineFigures {
     pub mean_cpu_seconds: f64,
 }
 
+/// What CPU time and counts alone say of the endpoint, over the recent windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EstimateFigures {
+    pub mean_cpu_seconds: f64,
+    /// 95 %.
+    pub interval_cpu_seconds: (f64, f64),
+    /// Of the same requests, by direct attribution.
+    pub direct_mean_cpu_seconds: Option<f64>,
+    pub windows: u64,
+}
+
 /// Everything a verdict rests on. Times are on-CPU seconds per request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -105,6 +117,19 @@ pub struct Evidence {
     pub second: u64,
     /// End of the last request in it, `CLOCK_MONOTONIC`: of the deciding one when there was a verdict.
     pub last_end_mono_ns: u64,
+    /// Which measurement the figures above are.
+    #[serde(default = "direct")]
+    pub measured_by: Record,
+    /// Share of the endpoint's time that direct attribution charged on exact signs; absent where it is not known.
+    #[serde(default)]
+    pub confidence: Option<f64>,
+    /// Absent where it cannot be told.
+    #[serde(default)]
+    pub estimate: Option<EstimateFigures>,
+}
+
+fn direct() -> Record {
+    Record::Direct
 }
 
 impl Evidence {
@@ -125,7 +150,7 @@ impl Evidence {
             1 => "1 request was enough".to_owned(),
             n => format!("{n} requests were enough"),
         };
-        format!("{}; {enough}", self.finding())
+        format!("{}{}; {enough}", self.finding(), self.method())
     }
 
     /// The sentence without how many requests it took.
@@ -142,6 +167,17 @@ impl Evidence {
                 format!("{}; the budget allows {}", self.exceeding(), self.allowed_share())
             }
             BudgetKind::VsBaseline { ratio } => self.against_baseline(&needs, ratio),
+        }
+    }
+
+    /// How it was measured, unless in the usual way.
+    fn method(&self) -> String {
+        match (self.measured_by, self.confidence) {
+            (Record::Estimate, Some(confidence)) => format!(
+                " (estimated from CPU time and counts, as only {:.0} % of the time could be charged for certain)",
+                100.0 * confidence
+            ),
+            _ => String::new(),
         }
     }
 
@@ -195,7 +231,7 @@ impl Evidence {
 }
 
 /// A time with a unit that suits it, three digits.
-fn cpu(seconds: f64) -> String {
+pub(super) fn cpu(seconds: f64) -> String {
     match seconds {
         s if s >= 1.0 => format!("{} s", significant(s)),
         s if s >= 1e-3 => format!("{} ms", significant(s * 1e3)),
@@ -239,6 +275,9 @@ mod tests {
             log_bar: 6.9,
             second: 3,
             last_end_mono_ns: 0,
+            measured_by: Record::Direct,
+            confidence: None,
+            estimate: None,
         }
     }
 
@@ -248,6 +287,13 @@ mod tests {
         assert_eq!(
             mean.sentence(),
             "build 9f3c needs 212 ms CPU per login request (at least 141 ms), budget 110 ms; 7 requests were enough"
+        );
+        let estimated =
+            Evidence { measured_by: Record::Estimate, confidence: Some(0.41), requests: 900, ..evidence() };
+        assert_eq!(
+            estimated.sentence(),
+            "build 9f3c needs 212 ms CPU per login request (at least 141 ms), budget 110 ms (estimated from CPU time \
+             and counts, as only 41 % of the time could be charged for certain); 900 requests were enough"
         );
         let share = Evidence {
             budget: BudgetKind::HostShare { peak_rate: 40.0, max_share: 0.25 },

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure};
+use super::estimated::Looks;
+use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure as Measured};
 use super::plan::{EndpointPlan, Meaning, Plan};
+use super::record::{Measure, Opinion, Record};
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
@@ -16,21 +18,27 @@ use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judge {
     service: ServiceName,
-    probation: Probation,
+    pub(super) probation: Probation,
     conditions: Conditions,
-    engine: Engine,
-    meanings: Vec<Meaning>,
-    endpoints: Vec<Watched>,
-    last_end_mono_ns: u64,
+    pub(super) engine: Engine,
+    pub(super) meanings: Vec<Meaning>,
+    pub(super) endpoints: Vec<Watched>,
+    pub(super) last_end_mono_ns: u64,
     exceeds: Option<Box<Evidence>>,
     over_budget: Option<Box<Evidence>>,
+    /// The same by the estimate, where that is the measure of record.
+    pub(super) estimated: Option<Box<Evidence>>,
 }
 
 /// One endpoint: what it is held to and what it did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Watched {
-    plan: EndpointPlan,
-    seen: EndpointAggregate,
+pub(super) struct Watched {
+    pub(super) plan: EndpointPlan,
+    pub(super) seen: EndpointAggregate,
+    /// Mean of each outcome on the good build.
+    pub(super) baseline_ns: [Option<f64>; StatusClass::ALL.len()],
+    pub(super) opinion: Option<Opinion>,
+    pub(super) looks: Looks,
 }
 
 impl Judge {
@@ -49,7 +57,17 @@ impl Judge {
         let Plan { endpoints, components, meanings } = Plan::new(service, host, baseline, &parameters);
         let engine = Engine::new(parameters, components)
             .expect("the plan's limits are positive and its weights sum to 1");
-        let watched = |plan| Watched { plan, seen: EndpointAggregate::default() };
+        let watched = |plan: EndpointPlan| {
+            let known = baseline.and_then(|baseline| baseline.endpoint(&plan.name));
+            let of = |class| known?.class(class)?.mean_ns();
+            Watched {
+                baseline_ns: StatusClass::ALL.map(of),
+                plan,
+                seen: EndpointAggregate::default(),
+                opinion: None,
+                looks: Looks::default(),
+            }
+        };
         Self {
             service: service.name.clone(),
             probation,
@@ -60,6 +78,7 @@ impl Judge {
             last_end_mono_ns: 0,
             exceeds: None,
             over_budget: None,
+            estimated: None,
         }
     }
 
@@ -105,20 +124,52 @@ impl Judge {
 
     /// Cheap enough for every tick: no interval is worked out, except that of an earlier decision.
     pub fn verdict(&self, measured: &Measurability) -> Verdict {
-        if let Some(reason) = self.not_measurable(measured) {
+        let records = self.records();
+        if let Some(reason) = self.not_measurable(measured).or_else(|| unresolved(&records)) {
             return Verdict::NotMeasurable { reason };
         }
-        if let Some(evidence) = self.exceeds.clone() {
+        if let Some(evidence) = self.estimated.clone().or_else(|| self.exceeds_directly(&records)) {
             return Verdict::Exceeds { evidence };
         }
-        if let Some(evidence) = self.over_budget.clone() {
+        let over_budget =
+            self.over_budget.clone().filter(|evidence| self.is_believed(&evidence.endpoint, &records));
+        if let Some(evidence) = over_budget {
             return Verdict::OverBudgetNotAttributed { evidence };
         }
         let evidence = self.as_it_stands(false).map(Box::new);
         match evidence {
-            Some(evidence) if self.is_cleared() => Verdict::Within { evidence },
-            evidence => Verdict::Undecided { missing: self.missing(), evidence },
+            Some(evidence) if self.is_cleared(&records) => Verdict::Within { evidence },
+            evidence => Verdict::Undecided { missing: self.missing(&records), evidence },
         }
+    }
+
+    /// The direct evidence, as far as it is about endpoints whose direct figures are believed.
+    fn exceeds_directly(&self, records: &[Option<Record>]) -> Option<Box<Evidence>> {
+        let evidence = self.exceeds.clone()?;
+        if self.is_believed(&evidence.endpoint, records) {
+            return Some(evidence);
+        }
+        // The others by themselves: a part of the capital, so the bar holds for it too.
+        let value =
+            |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
+        let believed = (0..self.engine.components().len()).filter(|&index| {
+            let number = usize::from(self.engine.components()[index].scope.endpoint);
+            number
+                .checked_sub(1)
+                .and_then(|place| records.get(place))
+                .is_some_and(|record| is_direct(record.as_ref()))
+        });
+        let sum: f64 = believed.clone().map(value).sum();
+        let component = believed.max_by(|&a, &b| value(a).total_cmp(&value(b)))?;
+        let crossing = self.crossing_of(component)?;
+        (sum >= self.engine.parameters().bar()).then(|| Box::new(self.evidence_at(crossing, sum, false)))
+    }
+
+    fn is_believed(&self, name: &EndpointName, records: &[Option<Record>]) -> bool {
+        self.endpoints
+            .iter()
+            .zip(records)
+            .any(|(watched, record)| watched.plan.name == *name && is_direct(record.as_ref()))
     }
 
     /// The evidence as it stands, with the interval, which costs milliseconds: for reports. `None` without a budget or
@@ -168,13 +219,14 @@ impl Judge {
         (lost as f64 > MAX_LOST_SHARE * (lost + seen) as f64).then_some(NotMeasurable::Lost { lost, seen })
     }
 
-    fn is_cleared(&self) -> bool {
-        let mut claims = self.endpoints.iter().flat_map(|endpoint| &endpoint.plan.claims).peekable();
+    fn is_cleared(&self, records: &[Option<Record>]) -> bool {
+        let judged = self.endpoints.iter().any(|endpoint| !endpoint.plan.claims.is_empty());
         let missing = self.endpoints.iter().any(|endpoint| endpoint.plan.missing.is_some());
-        claims.peek().is_some() && !missing && claims.all(|claim| claim.clearance.cleared_after().is_some())
+        let mut each = self.endpoints.iter().zip(records);
+        judged && !missing && each.all(|(watched, record)| watched.is_cleared(record.as_ref()))
     }
 
-    fn missing(&self) -> Vec<Missing> {
+    fn missing(&self, records: &[Option<Record>]) -> Vec<Missing> {
         let judged = |watched: &&Watched| !watched.plan.claims.is_empty() || watched.plan.missing.is_some();
         let mut missing: Vec<Missing> = Vec::new();
         for watched in self.endpoints.iter().filter(judged) {
@@ -183,6 +235,7 @@ impl Judge {
             }
             missing.extend(watched.plan.missing.clone());
         }
+        missing.extend(self.missing_of_estimates(records));
         if !self.endpoints.iter().any(|watched| judged(&watched)) {
             missing.push(Missing::Budget);
         } else if self.engine.requests() > 0 {
@@ -203,6 +256,10 @@ impl Judge {
             components.clone().filter(suspect).max_by(|&a, &b| weighted(a).total_cmp(&weighted(b)));
         // The first of several: an absolute budget comes before a class.
         let component = strongest.or_else(|| components.rev().max_by_key(|&index| seen(index)))?;
+        self.crossing_of(component)
+    }
+
+    pub(super) fn crossing_of(&self, component: usize) -> Option<Crossing> {
         let index = self.engine.components()[component].scope.endpoint;
         let requests = endpoint(&self.endpoints, index)?.seen.requests();
         let second = self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
@@ -228,7 +285,7 @@ impl Judge {
         self.leading().map(|crossing| self.evidence_at(crossing, self.engine.max_evidence(), with_interval))
     }
 
-    fn evidence_at(&self, crossing: Crossing, evidence: f64, with_interval: bool) -> Evidence {
+    pub(super) fn evidence_at(&self, crossing: Crossing, evidence: f64, with_interval: bool) -> Evidence {
         let component = &self.engine.components()[crossing.component];
         let meaning = &self.meanings[crossing.component];
         let watched = endpoint(&self.endpoints, component.scope.endpoint)
@@ -249,8 +306,8 @@ impl Judge {
             budget: meaning.budget,
             outcome: meaning.outcome,
             measure: match component.kind {
-                Kind::Mean => Measure::Mean,
-                Kind::Quantile { p } => Measure::Quantile { p },
+                Kind::Mean => Measured::Mean,
+                Kind::Quantile { p } => Measured::Quantile { p },
             },
             requests: crossing.requests,
             outcome_requests: seen.requests,
@@ -265,8 +322,20 @@ impl Judge {
             log_bar: libm::log(self.engine.parameters().bar()),
             second: crossing.second,
             last_end_mono_ns: self.last_end_mono_ns,
+            measured_by: Measure::Direct,
+            confidence: watched.opinion.as_ref().and_then(|opinion| opinion.confidence),
+            estimate: watched.opinion.as_ref().and_then(Opinion::figures),
         }
     }
+}
+
+/// Without an opinion there is only the direct figure.
+fn is_direct(record: Option<&Record>) -> bool {
+    record.is_none_or(|record| record.measure == Measure::Direct)
+}
+
+fn unresolved(records: &[Option<Record>]) -> Option<NotMeasurable> {
+    records.iter().flatten().find_map(|record| record.reason.clone())
 }
 
 /// An endpoint's requests on the build. Times are on-CPU seconds per request.
@@ -286,7 +355,7 @@ pub struct EndpointFigures<'a> {
 }
 
 impl Watched {
-    fn figures(&self) -> EndpointFigures<'_> {
+    pub(super) fn figures(&self) -> EndpointFigures<'_> {
         let plan = &self.plan;
         let mean = self.seen.mean_ns().map(|ns| ns * 1e-9);
         let limit = plan.mean_limit_ns.map(|ns| ns * 1e-9);
@@ -322,7 +391,7 @@ fn endpoint_mut(endpoints: &mut [Watched], index: u16) -> Option<&mut Watched> {
     endpoints.get_mut(usize::from(index.checked_sub(1)?))
 }
 
-fn endpoint(endpoints: &[Watched], index: u16) -> Option<&Watched> {
+pub(super) fn endpoint(endpoints: &[Watched], index: u16) -> Option<&Watched> {
     endpoints.get(usize::from(index.checked_sub(1)?))
 }
 

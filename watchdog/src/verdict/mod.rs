@@ -22,10 +22,15 @@
 
 #![forbid(unsafe_code)]
 
+mod estimated;
 mod evidence;
 mod judge;
 mod plan;
+mod record;
+mod second;
 
+#[cfg(test)]
+mod second_tests;
 #[cfg(test)]
 mod tests;
 
@@ -34,11 +39,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use watchdog_common::types::{RequestFlags, Sample};
 
+use self::evidence::cpu;
 use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
-pub use evidence::{BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, Evidence, Measure, Outcome};
+pub use evidence::{
+    BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, Measure as Measured, Outcome,
+};
 pub use judge::{EndpointFigures, Judge};
+pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 
 /// What the judge knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -197,6 +206,10 @@ pub enum Missing {
     Requests { endpoint: EndpointName },
     /// There is no good build to compare the endpoint with, or it had too few requests.
     Baseline { endpoint: EndpointName, requests: u64, needed: u64 },
+    /// Direct attribution is unsure of the endpoint, and the estimate needs more.
+    Estimate { endpoint: EndpointName, why: String },
+    /// Direct attribution is unsure of the endpoint, and the estimate knows means only.
+    Quantile { endpoint: EndpointName },
     /// The requests so far fit a build that is within budget as well as one that is over.
     Evidence { requests: u64 },
 }
@@ -209,6 +222,11 @@ impl fmt::Display for Missing {
             Self::Baseline { endpoint, requests, needed } => {
                 write!(f, "no good build to compare {endpoint} with ({requests} of {needed} requests)")
             }
+            Self::Estimate { endpoint, why } => write!(f, "{endpoint}: {why}"),
+            Self::Quantile { endpoint } => write!(
+                f,
+                "the quantiles of {endpoint} cannot be judged, as too much of its time was charged by inference"
+            ),
             Self::Evidence { requests } => {
                 write!(f, "{requests} requests are too few to tell within from over budget")
             }
@@ -220,9 +238,29 @@ impl fmt::Display for Missing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum NotMeasurable {
-    Coverage { coverage: f64, needed: f64 },
-    Lost { lost: u64, seen: u64 },
-    Blind { why: String },
+    Coverage {
+        coverage: f64,
+        needed: f64,
+    },
+    Lost {
+        lost: u64,
+        seen: u64,
+    },
+    Blind {
+        why: String,
+    },
+    /// Direct attribution and the estimate, both sure of themselves. Seconds per request.
+    Contradiction {
+        endpoint: EndpointName,
+        direct_cpu_seconds: f64,
+        estimate_cpu_seconds: f64,
+        interval_cpu_seconds: (f64, f64),
+    },
+    /// Neither is sure of itself.
+    Unsure {
+        endpoint: EndpointName,
+        why: String,
+    },
 }
 
 impl fmt::Display for NotMeasurable {
@@ -238,6 +276,21 @@ impl fmt::Display for NotMeasurable {
                 write!(f, "{lost} requests were lost, {seen} seen; `load-watchdog doctor` says why")
             }
             Self::Blind { why } => f.write_str(why),
+            Self::Contradiction {
+                endpoint,
+                direct_cpu_seconds,
+                estimate_cpu_seconds,
+                interval_cpu_seconds: (lower, upper),
+            } => write!(
+                f,
+                "two measurements of {endpoint} contradict each other: {} per request were charged to its requests, \
+                 while CPU time and counts alone say {} ({} to {})",
+                cpu(*direct_cpu_seconds),
+                cpu(*estimate_cpu_seconds),
+                cpu(*lower),
+                cpu(*upper)
+            ),
+            Self::Unsure { endpoint, why } => write!(f, "{endpoint}: {why}"),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::sequential::workload::{Login, Rng, median_and_p95};
 const HOST: HostFacts = HostFacts { cores: 4.0 };
 const MS: f64 = 1e6;
 
-fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
+pub(super) fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
     let endpoint = |(name, budget): &(&str, Budget)| EndpointConfig {
         name: (*name).into(),
         method: None,
@@ -38,11 +38,11 @@ fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
     }
 }
 
-fn mean_budget(factor: f64) -> Budget {
+pub(super) fn mean_budget(factor: f64) -> Budget {
     Budget { mean_cpu: Some(Duration::from_secs_f64(factor * Login::mean_ms() * 1e-3)), ..Budget::default() }
 }
 
-fn relative_budget(ratio: f64) -> Budget {
+pub(super) fn relative_budget(ratio: f64) -> Budget {
     Budget { vs_baseline: Some(ratio), ..Budget::default() }
 }
 
@@ -52,7 +52,7 @@ fn ns(ms: f64) -> u64 {
 }
 
 /// `rate` requests per second on the first endpoint.
-fn traffic(login: Login, seed: u64, rate: u64) -> impl Iterator<Item = Observation> {
+pub(super) fn traffic(login: Login, seed: u64, rate: u64) -> impl Iterator<Item = Observation> {
     let mut rng = Rng::new(seed);
     (0..).map(move |n: u64| {
         let (class, ms) = login.draw(&mut rng);
@@ -61,7 +61,7 @@ fn traffic(login: Login, seed: u64, rate: u64) -> impl Iterator<Item = Observati
     })
 }
 
-fn baseline(requests: usize, seed: u64) -> Baseline {
+pub(super) fn baseline(requests: usize, seed: u64) -> Baseline {
     let mut aggregate = BuildAggregate::default();
     let endpoint = aggregate.endpoint_mut(&"login".into());
     for seen in traffic(Login::USUAL, seed, 10).take(requests) {
@@ -70,16 +70,22 @@ fn baseline(requests: usize, seed: u64) -> Baseline {
     Baseline::new("good".into(), aggregate)
 }
 
-fn judge(budgets: &[(&str, Budget)], baseline: Option<&Baseline>) -> Judge {
+pub(super) fn judge(budgets: &[(&str, Budget)], baseline: Option<&Baseline>) -> Judge {
     Judge::new(&service(budgets), Probation::new("new".into(), 1_000_000_000), HOST, baseline)
 }
 
-fn verdict(judge: &Judge) -> Verdict {
+/// Without a baseline.
+pub(super) fn judge_with_rate(budgets: &[(&str, Budget)], false_rollback_rate: f64) -> Judge {
+    let service = ServiceConfig { false_rollback_rate, ..service(budgets) };
+    Judge::new(&service, Probation::new("new".into(), 1_000_000_000), HOST, None)
+}
+
+pub(super) fn verdict(judge: &Judge) -> Verdict {
     judge.verdict(&Measurability::default())
 }
 
 /// Requests until the build is called over budget.
-fn until_exceeds(judge: &mut Judge, login: Login, seed: u64, most: usize) -> Option<u64> {
+pub(super) fn until_exceeds(judge: &mut Judge, login: Login, seed: u64, most: usize) -> Option<u64> {
     traffic(login, seed, 10).take(most).find_map(|seen| {
         judge.observe(&seen);
         let (evidence, bar) = judge.log_evidence();

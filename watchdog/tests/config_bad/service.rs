@@ -296,6 +296,20 @@ fn builds() {
         ),
         (
             r#"name = "web""#,
+            "name = \"web\"\nbuild = { env = \"A\", in_place = true }",
+            &[
+                "3:31: service[web].build.in_place: this source of the build cannot change under a process that runs; use in_place with `symlink` or `file`, and name the one that deploys change",
+            ],
+        ),
+        (
+            r#"name = "web""#,
+            "name = \"web\"\nbuild = { symlink = \"/a\", in_place = \"yes\" }",
+            &[
+                "3:36: service[web].build.in_place: expected true or false, found a string; write for example true",
+            ],
+        ),
+        (
+            r#"name = "web""#,
             "name = \"web\"\nbuild = { from = \"image\" }",
             &[
                 r#"3:18: service[web].build.from: "image" is not available yet in this version; use "auto" or "build-id", or { env = "GIT_SHA" } or { file = "REVISION" }"#,

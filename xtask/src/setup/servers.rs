@@ -1,5 +1,9 @@
 //! The servers of the tests in tests/src/servers, a file for each family.
 
+mod databases;
+mod node;
+mod php;
+mod polyglot;
 mod python;
 
 use std::path::PathBuf;
@@ -8,7 +12,7 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS];
+const FAMILIES: &[&[Step]] = &[python::STEPS, php::STEPS, databases::STEPS, node::STEPS, polyglot::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()

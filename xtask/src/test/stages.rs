@@ -13,15 +13,17 @@ use crate::cargo::TestProgram;
 use crate::process::{self, Progress};
 use crate::setup::{self, Component};
 use crate::toolchain::{Host, Toolchain};
-use crate::{cargo, paths, vm};
+use crate::{cargo, fuzz, paths, vm};
 
-const LOG: &str = "test.log";
+pub(super) const LOG: &str = "test.log";
 /// A guest under software emulation boots in 3 s and measures for some more.
 const VM_TIMEOUT: Duration = Duration::from_mins(5);
 /// Everything from nothing takes some minutes on two cores.
 const COMPILE_TIMEOUT: Duration = Duration::from_mins(15);
 /// A test program; the longest goes through all servers, a quarter of a minute for each.
 const TEST_TIMEOUT: Duration = Duration::from_mins(20);
+/// Each fuzz target.
+const FUZZED_FOR: Duration = Duration::from_secs(5);
 /// A tool that reads a few files.
 const TOOL_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -88,9 +90,11 @@ pub(crate) const STAGES: &[Stage] = &[
         ..STAGE
     },
     Stage { name: "examples in docs", needs: &[Component::Build], run: documentation, ..STAGE },
+    Stage { name: "fuzzing", needs: &[Component::Build], run: fuzzing, ..STAGE },
     Stage {
         name: "kernel tests",
-        needs: &[Component::Build, Component::Tests, Component::Python, Component::Servers],
+        // nginx for the soak comes with what the measurements need.
+        needs: &[Component::Build, Component::Tests, Component::Python, Component::Servers, Component::Bench],
         slow: true,
         takes_filter: true,
         run: kernel_tests,
@@ -146,13 +150,38 @@ fn unit_tests(filter: Option<&str>, progress: &Progress) -> Result<Counts> {
     run_tests(progress, |test| !needs_kernel(test), |test| test.command(filter))
 }
 
+/// Each target for a few seconds: `cargo xtask fuzz` is the long form.
+fn fuzzing(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
+    fuzz::build(progress)?;
+    let mut sum = Counts::default();
+    for target in fuzz::targets()? {
+        sum.add(&match fuzz::feed(&target, fuzz::Limit::Time(FUZZED_FOR), progress) {
+            Ok(fed) => {
+                show(progress, &format!("{}: {} inputs", fed.target, fed.runs));
+                Counts::one_passed()
+            }
+            Err(error) => Counts::one_failed(format!("{error:#}")),
+        });
+    }
+    Ok(sum)
+}
+
 /// One after another: they share one kernel, and many measure CPU time.
 fn kernel_tests(filter: Option<&str>, progress: &Progress) -> Result<Counts> {
     run_tests(progress, needs_kernel, |test| {
         let mut command = test.command(filter);
-        command.arg("--test-threads=1").env("SHOP_GUNICORN", setup::gunicorn());
+        command.arg("--test-threads=1");
+        with_servers(&mut command);
         command
     })
+}
+
+/// Tells a test where the servers are that `setup` has found or unpacked.
+pub(super) fn with_servers(command: &mut Command) {
+    command.env("SHOP_GUNICORN", setup::gunicorn());
+    if let Some(nginx) = setup::nginx() {
+        command.env("NGINX", nginx);
+    }
 }
 
 fn needs_kernel(test: &TestProgram) -> bool {

@@ -1,0 +1,86 @@
+//! nginx before an application server, as a reverse proxy.
+
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use super::{Role, Running, installed, program};
+use crate::load::Target;
+
+/// How nginx speaks to what is behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Backend {
+    Http,
+    Uwsgi,
+}
+
+impl Backend {
+    fn directive(self) -> &'static str {
+        match self {
+            Self::Http => "proxy_pass http://backend",
+            Self::Uwsgi => "include uwsgi_params; uwsgi_pass backend",
+        }
+    }
+}
+
+/// Starts nginx on the port of the running server's target; `server` is where the application server listens, as
+/// `IP:PORT` or `unix:PATH`.
+pub(super) fn front(running: &mut Running, backend: Backend, server: &str) -> anyhow::Result<()> {
+    let Target::Tcp(address) = running.target else {
+        anyhow::bail!("nginx listens on a TCP port in these tests, not on {:?}", running.target);
+    };
+    let folder = running.folder();
+    // What the file of that name in nginx's own package holds: an unpacked nginx has none in its place.
+    let parameters = "\
+        uwsgi_param QUERY_STRING $query_string;\n\
+        uwsgi_param REQUEST_METHOD $request_method;\n\
+        uwsgi_param CONTENT_TYPE $content_type;\n\
+        uwsgi_param CONTENT_LENGTH $content_length;\n\
+        uwsgi_param REQUEST_URI $request_uri;\n\
+        uwsgi_param PATH_INFO $document_uri;\n\
+        uwsgi_param DOCUMENT_ROOT $document_root;\n\
+        uwsgi_param SERVER_PROTOCOL $server_protocol;\n\
+        uwsgi_param REQUEST_SCHEME $scheme;\n\
+        uwsgi_param REMOTE_ADDR $remote_addr;\n\
+        uwsgi_param REMOTE_PORT $remote_port;\n\
+        uwsgi_param SERVER_PORT $server_port;\n\
+        uwsgi_param SERVER_NAME $server_name;\n";
+    std::fs::write(folder.join("uwsgi_params"), parameters).context("writing uwsgi_params")?;
+    // The worker must reach sockets and files in a folder that only this user may enter.
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?.name;
+    let settings = format!(
+        "daemon off;
+user {user};
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 512; }}
+http {{
+    access_log access.log;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    upstream backend {{ server {server}; }}
+    server {{
+        listen {address};
+        location / {{ {}; }}
+    }}
+}}
+",
+        backend.directive()
+    );
+    let path = folder.join("nginx.conf");
+    std::fs::write(&path, settings).context("writing nginx's settings")?;
+    let mut command = Command::new(nginx()?);
+    command.arg("-p").arg(folder).arg("-c").arg(&path).args(["-e", "stderr"]);
+    running.start("nginx", Role::Front, &mut command)?;
+    Ok(())
+}
+
+/// The system's nginx, or the one that setup unpacked.
+fn nginx() -> anyhow::Result<std::path::PathBuf> {
+    program("nginx", &["/usr/sbin/nginx", "/usr/local/sbin/nginx"])
+        .or_else(|_| installed("../nginx/usr/sbin/nginx"))
+}
