@@ -140,6 +140,22 @@ fn every_program_hangs_on_the_hook_it_is_named_after() {
     }
 }
 
+/// Without it they get a stack per CPU where they can be preempted: see `watchdog-ebpf/src/probe.rs`. The compiler drops
+/// a tail call of which it can see that it is never made.
+#[test]
+fn every_user_probe_has_the_tail_call_that_is_never_made() {
+    const CALL: u8 = 0x85;
+    const TAIL_CALL: i32 = 12;
+    let object = parsed();
+    for name in program::POOL.into_iter().chain(program::TLS) {
+        let function = &object.functions[&object.programs[name].function_key()];
+        let has = |insn: &aya_obj::generated::bpf_insn| {
+            insn.code == CALL && insn.src_reg() == 0 && insn.imm == TAIL_CALL
+        };
+        assert!(function.instructions.iter().any(has), "{name} has none");
+    }
+}
+
 #[test]
 fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
     let file = object::File::parse(OBJECT).expect("an ELF file");

@@ -12,6 +12,7 @@ use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
 use serde::Deserialize;
 use watchdog::clock::mono_ns;
 use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions, Uprobes};
+use watchdog_common::abi::program;
 use watchdog_common::types::Loss;
 use watchdog_tests::load::{Get, LoadOptions, LoadReport, Step, Target, run};
 use watchdog_tests::servers::{Role, Running, application, certificate, program};
@@ -136,6 +137,22 @@ fn a_saturated_pool_is_followed_job_by_job() {
 #[test]
 fn requests_inside_tls_are_measured_as_plain_ones() {
     saturated_pool(true).unwrap_or_else(|error| panic!("{error:?}"));
+}
+
+#[test]
+fn every_program_is_loaded_and_walked_quickly_by_the_verifier() {
+    /// Half of what the kernel allows.
+    const MOST_INSTRUCTIONS: u32 = 500_000;
+    let Some(kernel) = kernel() else { return };
+    assert!(kernel.report().degraded.is_empty(), "{:?}", kernel.report().degraded);
+    let verified = kernel.verified_instructions();
+    for name in program::POOL.iter().chain(&program::TLS) {
+        let Some((_, instructions)) = verified.iter().find(|(verified, _)| verified == name) else {
+            panic!("{name} is not loaded");
+        };
+        println!("{name}: {instructions}");
+        assert!(*instructions < MOST_INSTRUCTIONS, "{name}: {instructions}");
+    }
 }
 
 /// Where a function of a mapped file lies in a process; behind an `endbr64`, as the probe is put there.

@@ -174,7 +174,7 @@ pub mod global {
     pub const TASK_SUM_EXEC: &str = "OFF_TASK_SUM_EXEC";
     pub const TASK_SIGNAL: &str = "OFF_TASK_SIGNAL";
     pub const TASK_COMM: &str = "OFF_TASK_COMM";
-    /// User space's thread pointer (`fs` on x86_64).
+    /// User space's thread pointer (`fs` on `x86_64`).
     pub const TASK_TLS: &str = "OFF_TASK_TLS";
     pub const SIGNAL_LIVE: &str = "OFF_SIGNAL_LIVE";
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";

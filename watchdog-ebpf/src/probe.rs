@@ -24,9 +24,10 @@ impl Hit {
         let task = Task::current();
         let tgid = task.tgid();
         let slot = slot_of(tgid);
-        if slot == u16::MAX {
-            // Never so, and the array is empty. Without a tail call in it, the verifier (since 6.13) gives a program of
-            // this type with more than 64 bytes of stack one stack per CPU, and trusts it not to be preempted.
+        if tgid == 0 {
+            // Never so, which neither compiler nor verifier can know, and the array is empty. Without a tail call in
+            // it, the verifier (since 6.13) gives a program of this type with more than 64 bytes of stack one stack
+            // per CPU, although it can be preempted.
             // SAFETY: nothing lives here that would need to be dropped.
             unsafe { NO_TAIL.tail_call(ctx, 0) };
         }

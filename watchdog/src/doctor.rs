@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::kernel::{Kernel, KernelOptions};
+use crate::kernel::{Kernel, KernelOptions, Uprobes};
 
 /// The programs were tested from this release on.
 const OLDEST_TESTED: (u32, u32) = (6, 1);
@@ -227,8 +227,9 @@ fn cgroups() -> Check {
 
 fn programs() -> Vec<Check> {
     const NAME: &str = "programs";
-    match Kernel::load(&KernelOptions::default()) {
-        Ok(kernel) => {
+    match Kernel::load(&KernelOptions { uprobes: Uprobes::ALL, ..KernelOptions::default() }) {
+        Ok(mut kernel) => {
+            let uprobes = uprobes(&mut kernel);
             let report = kernel.report();
             let finding = format!(
                 "tier {:?}, {} attached: {}",
@@ -245,6 +246,7 @@ fn programs() -> Vec<Check> {
                     "measured another way; nothing to do unless a service lacks coverage",
                 )
             }));
+            checks.push(uprobes);
             checks
         }
         Err(error) => {
@@ -260,6 +262,19 @@ fn programs() -> Vec<Check> {
                 "the agent cannot measure anything until this works",
             )]
         }
+    }
+}
+
+fn uprobes(kernel: &mut Kernel) -> Check {
+    const NAME: &str = "user probes";
+    match kernel.try_uprobes() {
+        Ok(()) => Check::ok(NAME, "can be put into processes; services ask for them with `uprobes`"),
+        Err(why) => Check::bad(
+            Level::Warning,
+            NAME,
+            why,
+            "needed only by services with `uprobes`; without them TLS in the process hides its requests",
+        ),
     }
 }
 

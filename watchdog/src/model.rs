@@ -6,6 +6,36 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// Which user probes may be put into the processes of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Uprobes {
+    /// On libuv's pool.
+    pub pool: bool,
+    /// On TLS libraries.
+    pub tls: bool,
+}
+
+impl Uprobes {
+    pub const NONE: Self = Self { pool: false, tls: false };
+    pub const ALL: Self = Self { pool: true, tls: true };
+
+    pub fn any(self) -> bool {
+        self.pool || self.tls
+    }
+
+    /// What both allow.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { pool: self.pool && other.pool, tls: self.tls && other.tls }
+    }
+
+    /// What either allows.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { pool: self.pool || other.pool, tls: self.tls || other.tls }
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -8,6 +8,7 @@ use watchdog::config::{
     AgentConfig, AgentOverrides, Budget, BuildSource, Config, Listen, Mode, OnViolation, Protocol,
     RollbackConfig, defaults, wildcard_mask,
 };
+use watchdog::model::Uprobes;
 
 const MINIMAL: &str = r#"[[service]]
 name = "web"
@@ -32,6 +33,7 @@ name = "web"
 match = { unit = "gunicorn.service" }
 build = { from = "auto" }
 protocol = "auto"
+uprobes = ["pool", "tls"]
 mode = "enforce"
 guard_for = "24h"
 false_rollback_rate = 0.001
@@ -76,6 +78,7 @@ fn the_documented_example() {
     assert_eq!(service.matcher.unit.as_deref(), Some("gunicorn.service"));
     assert_eq!((service.mode, service.protocol), (Mode::Enforce, Protocol::Auto));
     assert_eq!(service.build, BuildSource::Auto);
+    assert_eq!(service.uprobes, Uprobes::ALL);
     assert_eq!(service.guard_for, defaults::GUARD_FOR);
     let endpoint = &service.endpoints[0];
     assert_eq!((endpoint.method.as_deref(), endpoint.path.as_str()), (Some("POST"), "/login"));
@@ -105,7 +108,7 @@ fn the_documented_example() {
     );
     assert_eq!(
         config.warnings,
-        ["c.toml:25:1: service[web].release_window: checked, but not acted on in this version"]
+        ["c.toml:26:1: service[web].release_window: checked, but not acted on in this version"]
     );
 }
 
@@ -134,6 +137,7 @@ fn every_default_but_the_essentials() {
     assert_eq!(config.agent, AgentConfig::default());
     let service = &config.services[0];
     assert_eq!((service.mode, service.protocol), (defaults::MODE, defaults::PROTOCOL));
+    assert_eq!(service.uprobes, Uprobes::NONE);
     assert_eq!((service.build.clone(), service.guard_for), (defaults::BUILD, defaults::GUARD_FOR));
     assert!((service.false_rollback_rate - defaults::FALSE_ROLLBACK_RATE).abs() < f64::EPSILON);
     assert!(service.rollback.is_none() && service.release_window.is_none());

@@ -12,7 +12,7 @@ use super::process::Process;
 use crate::load::{Get, Target};
 
 /// Java and a new database cluster are the slowest.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a process is to the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -90,6 +90,7 @@ impl Agent {
                 Protocol::Uwsgi => types::Protocol::UWSGI,
             };
             self.kernel.register_service_speaking(number(index), protocol, &patterns)?;
+            self.kernel.set_uprobes(number(index), service.config.uprobes);
         }
         Ok(())
     }
@@ -116,6 +117,9 @@ impl Agent {
             .is_none_or(|last| now_mono_ns.saturating_sub(last) >= SCAN_EVERY_NS);
         if scan_due {
             self.scan(now_mono_ns);
+        }
+        for notice in self.kernel.take_probe_notices() {
+            Event::Warning { what: "user probes", why: &notice }.emit(&mut self.counters);
         }
         // Whatever came with the first look was there before the agent; what comes from now on is new.
         for service in &mut self.services {

@@ -21,6 +21,7 @@ use crate::identity::Identifier;
 use crate::kernel::Kernel;
 use crate::metrics::server::{self as http, Heartbeat};
 use crate::metrics::{Counters, Totals};
+use crate::model::Uprobes;
 use crate::store::{Store, StoreError};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -49,12 +50,18 @@ fn load(options: &AgentOptions) -> Result<Config, ConfigErrors> {
     Ok(config)
 }
 
-async fn start_and_loop(options: AgentOptions) -> anyhow::Result<()> {
+/// What any service asks for.
+fn uprobes_of(config: &Config) -> Uprobes {
+    config.services.iter().fold(Uprobes::NONE, |all, service| all.or(service.uprobes))
+}
+
+async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let config = load(&options)?;
     let log = logging::init(&config.agent.log);
     let mut counters = Counters::default();
     warn_all(&config, &mut counters);
     let store = Arc::new(Store::open(&config.agent.state_dir)?);
+    options.kernel.uprobes = uprobes_of(&config);
     let kernel = Kernel::load(&options.kernel)?;
 
     let heartbeat = Heartbeat::default();
@@ -268,6 +275,13 @@ impl Agent {
 
     /// Addresses and paths are taken once.
     fn keep_what_needs_a_restart(&mut self, new: &Config) {
+        let wanted = uprobes_of(new);
+        if wanted.and(self.options.kernel.uprobes) != wanted {
+            let why =
+                "the first service that asks for a kind of uprobes needs `systemctl restart load-watchdog`";
+            Event::Warning { what: "a changed setting is not in force yet", why: &why }
+                .emit(&mut self.counters);
+        }
         let (old, new) = (&self.config.agent, &new.agent);
         if (old.listen, &old.state_dir, &old.control, &old.control_group)
             != (new.listen, &new.state_dir, &new.control, &new.control_group)

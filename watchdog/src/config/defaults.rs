@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{BuildSource, Mode, OnViolation, Protocol};
+use crate::model::Uprobes;
 
 /// Where the package puts the configuration.
 pub const CONFIG_FILE: &str = "/etc/load-watchdog/config.toml";
@@ -17,6 +18,9 @@ pub const LOG: &str = "info";
 
 pub const BUILD: BuildSource = BuildSource::Auto;
 pub const PROTOCOL: Protocol = Protocol::Auto;
+/// A user probe changes a process's memory, and costs it a trap at each hit: a service has them when its owner wrote
+/// that it shall.
+pub const UPROBES: Uprobes = Uprobes::NONE;
 /// A service acts only when its owner wrote that it shall.
 pub const MODE: Mode = Mode::Observe;
 /// Past the next daily peak, whenever the deploy was.

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use crate::model::{EndpointName, ServiceName};
+use crate::model::{EndpointName, ServiceName, Uprobes};
 
 pub use agent::AgentOverrides;
 pub use endpoint::wildcard_mask;
@@ -143,6 +143,7 @@ pub struct ServiceConfig {
     pub matcher: Match,
     pub build: BuildSource,
     pub protocol: Protocol,
+    pub uprobes: Uprobes,
     pub mode: Mode,
     /// How long a new build stays on probation.
     pub guard_for: Duration,

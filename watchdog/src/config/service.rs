@@ -7,7 +7,7 @@ use watchdog_common::abi;
 use super::error::{Fault, Findings};
 use super::section::{Node, Section};
 use super::{Mode, Protocol, ServiceConfig, defaults, endpoint, matching, rollback, values, window};
-use crate::model::ServiceName;
+use crate::model::{ServiceName, Uprobes};
 
 pub(super) fn read_all(root: &mut Section<'_>, findings: &mut Findings) -> Vec<ServiceConfig> {
     let remedy = "add a [[service]] with a name, a match and an endpoint";
@@ -63,6 +63,8 @@ fn read(section: &mut Section<'_>, findings: &mut Findings) -> Option<ServiceCon
         .unwrap_or(defaults::BUILD);
     let protocol =
         section.take("protocol").and_then(|node| protocol(&node, findings)).unwrap_or(defaults::PROTOCOL);
+    let uprobes =
+        section.take("uprobes").and_then(|node| uprobes(&node, findings)).unwrap_or(defaults::UPROBES);
     let mode = section.take("mode");
     let mode_span = mode.as_ref().map(Node::span);
     let mode = mode.and_then(|node| node.choice(findings, &MODES)).unwrap_or(defaults::MODE);
@@ -105,6 +107,7 @@ fn read(section: &mut Section<'_>, findings: &mut Findings) -> Option<ServiceCon
         matcher: matcher?,
         build,
         protocol,
+        uprobes,
         mode,
         guard_for,
         false_rollback_rate,
@@ -141,6 +144,14 @@ fn protocol(node: &Node<'_>, findings: &mut Findings) -> Option<Protocol> {
             ("uwsgi", Protocol::Uwsgi),
         ],
     )
+}
+
+fn uprobes(node: &Node<'_>, findings: &mut Findings) -> Option<Uprobes> {
+    const KINDS: [(&str, Uprobes); 2] =
+        [("pool", Uprobes { pool: true, tls: false }), ("tls", Uprobes { pool: false, tls: true })];
+    let kinds = node.texts(findings, "[\"pool\", \"tls\"]")?;
+    let kinds = kinds.iter().map(|(_, kind)| kind.choice(findings, &KINDS)).collect::<Vec<_>>();
+    kinds.into_iter().try_fold(Uprobes::NONE, |all, kind| Some(all.or(kind?)))
 }
 
 fn false_rollback_rate(number: f64) -> Result<f64, Fault> {

@@ -33,8 +33,9 @@ use watchdog_common::types::{
 use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
 use self::tgid_slots::TgidSlots;
+pub use self::uprobes::ProbedProcess;
 use self::uprobes::UserProbes;
-pub use self::uprobes::{ProbedProcess, Uprobes};
+pub use crate::model::Uprobes;
 
 /// The eBPF object, embedded at build time.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/watchdog-ebpf"));
@@ -207,6 +208,16 @@ impl Kernel {
     /// The processes that have user probes, or should have.
     pub fn probed(&self) -> Vec<ProbedProcess> {
         self.uprobes.probed()
+    }
+
+    /// What could not be probed since the last call, and what to do about it.
+    pub fn take_probe_notices(&mut self) -> Vec<String> {
+        self.uprobes.take_notices()
+    }
+
+    /// Whether user probes can be put into processes here; why not, and what to do.
+    pub fn try_uprobes(&mut self) -> Result<(), String> {
+        uprobes::try_out(&mut self.ebpf)
     }
 
     /// (program, runs, nanoseconds) as the kernel counted them, empty unless `probe_stats` is on.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::aggregate::{Baseline, BuildAggregate};
 use crate::config::{Budget, BuildSource, EndpointConfig, Match, Mode, Protocol, ServiceConfig};
-use crate::model::StatusClass;
+use crate::model::{StatusClass, Uprobes};
 use crate::sequential::workload::{Login, Rng, median_and_p95};
 
 const HOST: HostFacts = HostFacts { cores: 4.0 };
@@ -28,6 +28,7 @@ pub(super) fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
         matcher: Match::default(),
         build: BuildSource::Auto,
         protocol: Protocol::Auto,
+        uprobes: Uprobes::NONE,
         mode: Mode::Enforce,
         guard_for: Duration::from_hours(24),
         false_rollback_rate: 1e-3,

@@ -68,6 +68,13 @@ fn services() {
         ),
         (
             r#"name = "web""#,
+            "name = \"web\"\nuprobes = [\"pool\", \"tsl\"]",
+            &[
+                r#"3:20: service[web].uprobes[1]: "tsl" is not one of the values it can have; did you mean `tls`?"#,
+            ],
+        ),
+        (
+            r#"name = "web""#,
             "name = \"web\"\nmode = \"enforce\"",
             &[
                 r#"3:8: service[web].mode: there is nothing to run in this mode; add a [service.rollback] with exec = [..] below the service, or use mode = "observe""#,
@@ -136,7 +143,7 @@ fn services() {
             r#"name = "web""#,
             "name = \"web\"\nretries = 2",
             &[
-                "3:1: service[web].retries: unknown key `retries` in `service[web]`; it can be `name`, `match`, `build`, `protocol`, `mode`, `guard_for`, `false_rollback_rate`, `endpoint`, `release_window` or `rollback`",
+                "3:1: service[web].retries: unknown key `retries` in `service[web]`; it can be `name`, `match`, `build`, `protocol`, `uprobes`, `mode`, `guard_for`, `false_rollback_rate`, `endpoint`, `release_window` or `rollback`",
             ],
         ),
     ]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use watchdog::config::{BuildSource, Match, Mode, Protocol, RollbackConfig, ServiceConfig};
+use watchdog::config::{BuildSource, Match, Mode, Protocol, RollbackConfig, ServiceConfig, defaults};
 use watchdog::incident::{BuildState, IncidentId, Moment, NewIncident};
 use watchdog::store::Store;
 
@@ -39,6 +39,7 @@ pub(crate) fn service(rollback: Option<RollbackConfig>) -> ServiceConfig {
         matcher: Match::default(),
         build: BuildSource::Auto,
         protocol: Protocol::Auto,
+        uprobes: defaults::UPROBES,
         mode: Mode::Enforce,
         guard_for: Duration::from_hours(24),
         false_rollback_rate: 0.001,

@@ -40,7 +40,20 @@ pub(super) struct Probed {
     file: File,
 }
 
+/// This program, and where in its file it begins: never executed again.
+pub(super) struct Own {
+    pub(super) file: Probed,
+    pub(super) entry: u64,
+}
+
 impl Probed {
+    pub(super) fn own() -> io::Result<Own> {
+        let file = File::open("/proc/self/exe")?;
+        let entry = symbols::entry(&file).ok_or_else(|| io::Error::other("it is no ELF file"))?;
+        let (key, found) = (FileKey::of(&file.metadata()?), Arc::new(Found::default()));
+        Ok(Own { file: Self { key, name: "this program".into(), found, file }, entry })
+    }
+
     /// A path to this very file.
     pub(super) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()

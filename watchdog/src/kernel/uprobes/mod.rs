@@ -2,55 +2,29 @@
 //! taken out when a process is watched no more. The kernel removes the breakpoints with the last probe on them.
 //!
 //! - `symbols`: which functions, and where they lie in a file.
-//! - `detach`: out again.
+//! - `attach`: puts programs on their places; `detach`: out again.
 //! - `mapped`: which files a process executes; each file is read once.
 
+mod attach;
 mod detach;
 mod mapped;
 mod symbols;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, UProbe};
-use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
-use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use watchdog_common::abi::{CONNECTION_BYTES, JOB_BYTES, map, program};
 use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind};
 
+pub(super) use self::attach::try_out;
+use self::attach::{ProbedFile, probe, raise_open_files, uprobe};
 use self::detach::Detacher;
-use self::mapped::{Files, Probed};
-use self::symbols::Point;
+use self::mapped::Files;
 use super::load::chain;
 use super::{KernelError, KernelReport, typed};
-
-/// Which user probes may be put into the processes of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Uprobes {
-    /// On libuv's pool.
-    pub pool: bool,
-    /// On TLS libraries.
-    pub tls: bool,
-}
-
-impl Uprobes {
-    pub const NONE: Self = Self { pool: false, tls: false };
-    pub const ALL: Self = Self { pool: true, tls: true };
-
-    pub fn any(self) -> bool {
-        self.pool || self.tls
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { pool: self.pool && other.pool, tls: self.tls && other.tls }
-    }
-}
+use crate::model::Uprobes;
 
 /// What user probes serve in a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,16 +59,6 @@ struct Process {
     is_served: bool,
     next_look_mono_ns: u64,
     wait_ns: u64,
-}
-
-/// A file of a process, with the probes in it. The kernel puts them in again by itself when the process runs another
-/// program that maps the same file.
-struct ProbedFile {
-    file: Arc<Probed>,
-    links: Vec<UProbeLink>,
-    pool: bool,
-    tls: bool,
-    problems: Vec<String>,
 }
 
 impl Process {
@@ -152,6 +116,8 @@ pub(super) struct UserProbes {
     processes: BTreeMap<u32, Process>,
     files: Files,
     detacher: Detacher,
+    /// What could not be probed, until the agent takes it.
+    notices: Vec<String>,
     served: HashMap<MapData, u32, u32>,
     jobs: HashMap<MapData, PointerKey, Opaque<JOB_BYTES>>,
     sessions: HashMap<MapData, PointerKey, Opaque<CONNECTION_BYTES>>,
@@ -193,6 +159,7 @@ impl UserProbes {
             processes: BTreeMap::new(),
             files: Files::default(),
             detacher: Detacher::new(),
+            notices: Vec::new(),
             served: typed(ebpf, map::TLS_SERVED)?,
             jobs: typed(ebpf, map::JOBS)?,
             sessions: typed(ebpf, map::TLS)?,
@@ -280,6 +247,11 @@ impl UserProbes {
         }
     }
 
+    /// What could not be probed since the last call, and what to do.
+    pub(super) fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
     pub(super) fn probed(&self) -> Vec<ProbedProcess> {
         let told = |(tgid, process): (&u32, &Process)| ProbedProcess {
             tgid: *tgid,
@@ -321,7 +293,9 @@ impl UserProbes {
         let turn = self.detacher.turn();
         for file in files {
             if process.files.iter().all(|old| old.file.key != file.key) {
-                process.files.push(probe(ebpf, tgid, process.wanted, file));
+                let probed = probe(ebpf, tgid, process.wanted, file);
+                self.notices.extend(probed.problems.iter().map(|why| format!("process {tgid}: {why}")));
+                process.files.push(probed);
             }
         }
         drop(turn);
@@ -344,92 +318,6 @@ impl Drop for UserProbes {
                 self.detacher.take_out(tgid, file.links);
             }
         }
-    }
-}
-
-/// Puts in all probes of a kind, or none.
-fn probe(ebpf: &mut Ebpf, tgid: u32, wanted: Uprobes, file: Arc<Probed>) -> ProbedFile {
-    let found = Arc::clone(&file.found);
-    let mut probed = ProbedFile { file, links: Vec::new(), pool: false, tls: false, problems: Vec::new() };
-    if wanted.pool && found.stripped_pool {
-        probed.problems.push(format!(
-            "{}: its pool cannot be probed, as its symbols were stripped; jobs are told by wake-ups, which is not \
-             exact when the pool is busy: install a build with symbols",
-            probed.file.name
-        ));
-    }
-    for (wanted, points, served) in
-        [(wanted.pool, &found.pool, &mut probed.pool), (wanted.tls, &found.tls, &mut probed.tls)]
-    {
-        if !wanted || points.is_empty() {
-            continue;
-        }
-        match attach(ebpf, tgid, &probed.file, points) {
-            Ok(links) => {
-                probed.links.extend(links);
-                *served = true;
-            }
-            Err(problem) => probed.problems.push(problem),
-        }
-    }
-    probed
-}
-
-fn attach(ebpf: &mut Ebpf, tgid: u32, file: &Probed, points: &[Point]) -> Result<Vec<UProbeLink>, String> {
-    let Some(pid) = NonZeroU32::new(tgid) else { return Ok(Vec::new()) };
-    let path = file.path();
-    let mut links = Vec::new();
-    for point in points {
-        let program = uprobe(ebpf, point.program).map_err(|(what, why)| format!("{what}: {why}"))?;
-        let place = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(point.file_offset),
-            // The programs check it: see `watchdog-ebpf/src/probe.rs`.
-            cookie: Some(u64::from(tgid)),
-        };
-        let link = program
-            .attach(place, &path, UProbeScope::OneProcess(pid))
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| {
-                format!(
-                    "{}: {} cannot be put there: {}; {}",
-                    file.name,
-                    point.program,
-                    chain(&error),
-                    remedy(&error)
-                )
-            })?;
-        links.push(link);
-    }
-    Ok(links)
-}
-
-fn remedy(error: &ProgramError) -> &'static str {
-    let ProgramError::SyscallError(SyscallError { io_error, .. }) = error else {
-        return "please report it";
-    };
-    match io_error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => {
-            "give the agent CAP_SYS_ADMIN, which kernels with the fix of CVE-2025-38466 ask for, or switch `uprobes` off"
-        }
-        Some(Errno::EMFILE | Errno::ENFILE) => "raise LimitNOFILE of the unit: each probe takes a file",
-        Some(Errno::ENOENT) => "the kernel needs CONFIG_UPROBE_EVENTS=y",
-        Some(Errno::ESRCH) => "its first thread has ended, or it has",
-        _ => "see `load-watchdog doctor`, or switch `uprobes` off for this service",
-    }
-}
-
-fn uprobe<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut UProbe, (String, String)> {
-    let told = |why: String| (format!("user probe {name}"), why);
-    let program = ebpf.program_mut(name).ok_or_else(|| told("the built object does not have it".into()))?;
-    program.try_into().map_err(|error: ProgramError| told(error.to_string()))
-}
-
-/// Each probe in each process takes a file.
-fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

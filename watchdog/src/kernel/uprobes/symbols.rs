@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufReader;
 
-use object::{ObjectSegment as _, ObjectSymbol as _, ReadCache};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
 use watchdog_common::abi::program;
 
 /// A function of a known library, and the programs that belong on it.
@@ -66,6 +66,13 @@ impl Found {
 pub(super) fn find(file: &File) -> Found {
     let cache = ReadCache::new(BufReader::new(file));
     object::File::parse(&cache).map(|elf| of(&elf)).unwrap_or_default()
+}
+
+/// Where in its file a program begins.
+pub(super) fn entry(file: &File) -> Option<u64> {
+    let cache = ReadCache::new(BufReader::new(file));
+    let elf = object::File::parse(&cache).ok()?;
+    file_offset(&elf, elf.entry())
 }
 
 fn of<'d>(elf: &impl object::Object<'d>) -> Found {
