@@ -2,6 +2,7 @@
 //! them.
 
 pub mod agent;
+pub mod bench;
 pub mod burn;
 pub mod cases;
 pub mod harness;

@@ -6,6 +6,7 @@
 mod agent;
 mod load;
 mod report;
+mod rows;
 mod server;
 mod statistics;
 
@@ -41,6 +42,15 @@ pub(crate) struct Args {
     /// Seconds of one run.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
+    /// Only these rows (servers and the like; `--list` tells them); may be repeated.
+    #[arg(long, value_name = "ROW")]
+    only: Vec<String>,
+    /// Print the names of all rows.
+    #[arg(long)]
+    list: bool,
+    /// Load the servers with every kind of request, not with the light one alone.
+    #[arg(long)]
+    mix: bool,
     /// Only these parts; all of them if none is named.
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -56,6 +66,8 @@ enum Part {
     Throughput,
     /// CPU and memory of the agent.
     Agent,
+    /// Every server of the tests, OpenTelemetry and bpftrace beside it, idle connections, unwatched processes.
+    Rows,
 }
 
 /// Throughput and CPU of one server, with over without.
@@ -91,6 +103,8 @@ struct AgentCost {
 
 /// Watched requests per second at which the agent is measured.
 const AGENT_RATE: f64 = 2_000.0;
+/// What `--quick` looks at.
+const QUICK_ROWS: [&str; 2] = ["context-switches", "gunicorn-sync"];
 /// CPU of the burn server's cheapest request: little, but not nothing.
 const CHEAP_US: u64 = 20;
 
@@ -100,7 +114,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "attaching kernel programs needs root; build first, then run: sudo --preserve-env cargo xtask bench"
     );
     setup::ensure(&[Component::Build, Component::Bench])?;
+    if args.only.is_empty() && !args.list && (args.parts.is_empty() || args.parts.contains(&Part::Rows)) {
+        // What cannot be installed here is told by the rows that lack it.
+        if let Err(error) = setup::ensure(&[Component::Servers]) {
+            eprintln!("{error:#}");
+        }
+    }
     let bench = Bench::new(args)?;
+    if args.list {
+        rows::names(bench.program("bench-row")?)?.iter().for_each(|name| println!("{name}"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut report = Report {
         command: if args.quick { "cargo xtask bench --quick" } else { "cargo xtask bench" }.to_owned(),
         load_before: load_average(),
@@ -121,8 +145,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if bench.does(Part::Agent) {
         report.agent = Some(bench.agent()?);
     }
+    if bench.does(Part::Rows) {
+        (report.rows, report.failed) = bench.rows(args)?;
+    }
     println!("\n{}", report.figures());
-    if !args.quick && args.parts.is_empty() {
+    if !args.quick && args.parts.is_empty() && args.only.is_empty() {
         let path = paths::root().join("docs/performance.md");
         fs::create_dir_all(paths::root().join("docs"))?;
         fs::write(&path, report.document()).with_context(|| format!("cannot write {}", path.display()))?;
@@ -152,7 +179,8 @@ impl Bench {
         let programs = if args.quick { cargo::programs()? } else { cargo::release_programs()? };
         progress.end("done");
         let (pairs, seconds) = if args.quick { (1, 1) } else { (args.pairs, args.seconds) };
-        Ok(Self { quick: args.quick, pairs, seconds, parts: args.parts.clone(), programs })
+        let parts = if args.only.is_empty() { args.parts.clone() } else { vec![Part::Rows] };
+        Ok(Self { quick: args.quick, pairs, seconds, parts, programs })
     }
 
     fn does(&self, part: Part) -> bool {
@@ -266,6 +294,30 @@ impl Bench {
         };
         progress.end(&report::one_line(&comparison.throughput, comparison.added_ns));
         Ok(comparison)
+    }
+
+    /// Each row in a process of its own; one that fails is told, and the others are measured all the same.
+    fn rows(&self, args: &Args) -> Result<(Vec<rows::Row>, Vec<(String, String)>)> {
+        let program = self.program("bench-row")?;
+        let all = rows::names(program)?;
+        if let Some(unknown) = args.only.iter().find(|name| !all.contains(name)) {
+            bail!("no row {unknown}; `cargo xtask bench --list` tells their names");
+        }
+        let wanted: Vec<&String> = match (args.only.as_slice(), self.quick) {
+            ([], true) => all.iter().filter(|name| QUICK_ROWS.contains(&name.as_str())).collect(),
+            ([], false) => all.iter().collect(),
+            (only, _) => only.iter().collect(),
+        };
+        let plan = rows::Plan { pairs: self.pairs, ms: self.seconds * 1000, mix: args.mix };
+        let (mut measured, mut failed) = (Vec::new(), Vec::new());
+        for name in wanted {
+            match rows::measure(program, name, plan) {
+                Ok(row) => measured.push(row),
+                Err(error) => failed.push((name.clone(), format!("{error:#}"))),
+            }
+        }
+        ensure!(!measured.is_empty(), "no row could be measured: {failed:?}");
+        Ok((measured, failed))
     }
 
     fn agent(&self) -> Result<AgentCost> {

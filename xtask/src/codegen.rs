@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use crate::cargo;
 use crate::process::{self, Progress};
 use crate::setup::{self, Component};
+use crate::vm;
 
 /// The test that compares the files with the sources, and writes them where [`WRITE`] is set.
 pub(crate) const TEST: &str = "generated";
 const WRITE: &str = "LOAD_WATCHDOG_WRITE_GENERATED";
 const LOG: &str = "codegen.log";
 
-/// Writes docs/metrics.md, the man pages and the shells' completions anew from the sources.
+/// Writes docs/metrics.md, docs/kernels.md, the man pages and the shells' completions anew from the sources.
 ///
 /// They are kept in the repository, so that packagers need not run anything; a test fails when one is out of date.
 #[derive(clap::Args)]
@@ -32,7 +33,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.check {
         command.env(WRITE, "1");
     }
-    let progress = Progress::start("metrics.md, man pages, completions");
+    vm::document::write(args.check)?;
+    let progress = Progress::start("metrics.md, kernels.md, man pages, completions");
     match process::run(&mut command, &progress, LOG) {
         Ok(()) => progress.end(if args.check { "up to date" } else { "written" }),
         Err(error) => {

@@ -169,6 +169,13 @@ const STEPS: &[Step] = &[
     },
     Step {
         component: Component::Bench,
+        name: "bpftrace",
+        why: "measured beside the agent: what one would pick instead",
+        find: || find_any(&["bpftrace"]),
+        get: Get::Packages(&["bpftrace"]),
+    },
+    Step {
+        component: Component::Bench,
         name: "nginx",
         why: "the cheapest requests there are show what measuring costs",
         find: nginx::describe,

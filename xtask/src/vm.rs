@@ -3,6 +3,8 @@
 //! The guest is a kernel and an initramfs of busybox, the program and its libraries: no disk, no network but
 //! loopback. QEMU emulates the processor in software, so that it works wherever QEMU runs, nested or not.
 
+pub(crate) mod baseline;
+pub(crate) mod document;
 mod initramfs;
 mod kernel;
 
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::baseline::{Baseline, Kernel};
 use crate::cargo;
 use crate::paths;
 use crate::process;
@@ -29,12 +32,19 @@ const LOG: &str = "vm.log";
 ///
 /// Without a program: `kernel-check` of the package watchdog-tests, which loads every kernel program, attaches them
 /// and measures the burn server. The program and the libraries it needs are copied into the guest; a name that is
-/// no file here is looked for among busybox's commands there.
+/// no file here is looked for among busybox's commands there. What `kernel-check` tells is compared with the baseline
+/// in tests/baseline/kernels.toml, and so is this machine's kernel when run as root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only this kernel series; may be repeated.
     #[arg(long = "kernel", value_name = "SERIES", default_values = MATRIX)]
     kernels: Vec<String>,
+    /// Take what the kernels say as the new baseline (tests/baseline/kernels.toml and docs/kernels.md).
+    #[arg(long, conflicts_with = "command")]
+    accept: bool,
+    /// Only load and attach every program, and compare the verifier's counts; measure nothing.
+    #[arg(long, conflicts_with = "command")]
+    load_only: bool,
     /// Another program to copy into the guest's /bin; may be repeated.
     #[arg(long = "with", value_name = "FILE")]
     with: Vec<PathBuf>,
@@ -65,20 +75,74 @@ pub(crate) struct Outcome {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Component::Vm])?;
+    let checks = args.command.is_empty();
     let mut payload = match args.command.split_first() {
         Some((program, arguments)) => payload_of(program, arguments),
         None => kernel_check()?,
     };
+    if args.load_only {
+        payload.command = vec!["/bin/kernel-check".into(), "--load-only".into()];
+    }
     payload.programs.extend(args.with.iter().cloned());
     let mut code = 0;
+    let mut baseline = Baseline::load()?;
+    let mut judge = |series: &str, seen: &Kernel| -> Result<()> {
+        if args.accept {
+            baseline.kernel.insert(series.to_owned(), seen.clone());
+            return Ok(());
+        }
+        baseline.check(series, seen)
+    };
+    let mut differing = Vec::new();
     for series in &args.kernels {
         let outcome = boot(series, &payload, Duration::from_secs(args.timeout), |line| {
             println!("[{series}] {line}");
         })?;
         println!("[{series}] exit code {} after {:.1} s", outcome.exit_code, outcome.duration.as_secs_f64());
         code = code.max(outcome.exit_code);
+        if checks {
+            differing.extend(judge(series, &outcome.kernel()?).err());
+        }
     }
-    Ok(ExitCode::from(code))
+    if checks && nix::unistd::geteuid().is_root() {
+        let (series, seen) = own_kernel(&payload)?;
+        println!("[{series}] this machine: {} programs, tier {}", seen.attached.len(), seen.tier);
+        differing.extend(judge(&series, &seen).err());
+    }
+    for error in &differing {
+        eprintln!("{error:#}");
+    }
+    if args.accept && code == 0 {
+        baseline.save()?;
+        document::write(false)?;
+        println!("Written: tests/baseline/kernels.toml, docs/kernels.md.");
+    }
+    Ok(ExitCode::from(if differing.is_empty() { code } else { code.max(1) }))
+}
+
+/// What this machine's kernel accepts, by its series. Needs root.
+pub(crate) fn own_kernel(check: &Payload) -> Result<(String, Kernel)> {
+    let program = check.programs.iter().find(|program| program.ends_with("kernel-check"));
+    let program = program.context("no kernel-check was built")?;
+    let output = Command::new(program).arg("--load-only").output().context("cannot run kernel-check")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!("kernel-check on this machine: {}{text}", String::from_utf8_lossy(&output.stderr));
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let series = baseline::series_of(&release).with_context(|| format!("which series is {release}?"))?;
+    let mut seen = Kernel::read(text.lines())?;
+    // A machine's own kernel changes its last numbers without notice; the series is what counts.
+    seen.release = "the development machine's".to_owned();
+    Ok((series, seen))
+}
+
+impl Outcome {
+    /// What `kernel-check` told of the kernel.
+    pub(crate) fn kernel(&self) -> Result<Kernel> {
+        Kernel::read(self.lines.iter().map(String::as_str))
+            .with_context(|| format!("the guest with kernel {}", self.series))
+    }
 }
 
 fn payload_of(program: &str, arguments: &[String]) -> Payload {

@@ -24,6 +24,9 @@ struct Args {
     /// Only cases whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Only load, attach and tell; measure nothing
+    #[arg(long)]
+    load_only: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,12 +48,19 @@ fn check(args: &Args) -> anyhow::Result<()> {
     };
     let mut kernel = Kernel::load(&KernelOptions { only_tier, ..KernelOptions::default() })?;
     let report = kernel.report();
+    // `cargo xtask vm` reads these lines.
     println!("tier {:?}, {} programs attached", report.tier, report.attached.len());
+    for name in &report.attached {
+        println!("attached {name}");
+    }
     for (what, why) in &report.degraded {
         println!("not used: {what}: {}", why.lines().next().unwrap_or_default());
     }
     for (program, instructions) in kernel.verified_instructions() {
         println!("verified {program}: {instructions} instructions");
+    }
+    if args.load_only {
+        return Ok(());
     }
     let mut failed = Vec::new();
     let (cases, bounds) =

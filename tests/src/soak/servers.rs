@@ -76,7 +76,9 @@ pub fn start_nginx(program: &Path, folder: &Path) -> anyhow::Result<Reloading> {
         &config,
         format!(
             "daemon off;\nworker_processes 2;\npid nginx.pid;\nerror_log error.log;\n\
-             events {{ worker_connections 512; }}\nhttp {{\n{temporary}    access_log off;\n    \
+             worker_rlimit_nofile 30000;\n\
+             events {{ worker_connections 12000; }}\nhttp {{\n{temporary}    access_log off;\n    \
+             keepalive_timeout 600;\n    keepalive_requests 100000000;\n    \
              server {{\n        listen {address};\n        location / {{ return 200 \"ok\\n\"; }}\n    }}\n}}\n"
         ),
     )?;
@@ -110,6 +112,11 @@ impl Reloading {
 
     pub fn target(&self) -> Target {
         Target::Tcp(self.address)
+    }
+
+    /// The master's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// New workers; the old ones end after the requests they have.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use super::agent::Probe;
+use super::rows::{self, Row};
 use super::statistics::Spread;
 use super::{AgentCost, Comparison, Switches};
 use crate::process;
@@ -26,6 +27,9 @@ pub(super) struct Report {
     pub(super) switches: Option<Switches>,
     pub(super) comparisons: Vec<Comparison>,
     pub(super) agent: Option<AgentCost>,
+    /// Servers and the like, and the rows that could not be measured, with the reason.
+    pub(super) rows: Vec<Row>,
+    pub(super) failed: Vec<(String, String)>,
     pub(super) command: String,
     /// The machine was also used by others.
     pub(super) load_before: f64,
@@ -54,7 +58,7 @@ impl Report {
         let _ = self.write_probes(&mut text);
         let _ = self.write_comparisons(&mut text);
         let _ = self.write_agent(&mut text);
-        text
+        text + &rows::told_all(&self.rows, &self.failed)
     }
 
     fn write_probes(&self, text: &mut String) -> std::fmt::Result {

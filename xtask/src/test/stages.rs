@@ -13,6 +13,7 @@ use crate::cargo::TestProgram;
 use crate::process::{self, Progress};
 use crate::setup::{self, Component};
 use crate::toolchain::{Host, Toolchain};
+use crate::vm::baseline::{Baseline, Kernel};
 use crate::{cargo, fuzz, paths, vm};
 
 pub(super) const LOG: &str = "test.log";
@@ -214,18 +215,39 @@ fn kernels(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
         return Ok(Counts::one_skipped("the guests' kernels are for x86_64".into()));
     }
     let payload = vm::kernel_check()?;
+    let baseline = Baseline::load()?;
     let mut sum = Counts::default();
     for series in vm::MATRIX {
         let outcome = vm::boot(series, &payload, VM_TIMEOUT, |line| {
             show(progress, &format!("[{series}] {line}"));
         });
         let counts = match outcome {
-            Ok(outcome) => count_guest(&outcome),
+            Ok(outcome) => {
+                sum.add(&compared(&baseline, series, outcome.kernel()));
+                count_guest(&outcome)
+            }
             Err(error) => Counts::one_failed(format!("{error:#}")),
         };
         sum.add(&counts);
     }
+    if nix::unistd::geteuid().is_root() {
+        let (series, seen) = vm::own_kernel(&payload)?;
+        // Whoever runs another kernel than the matrix has is not to blame for it.
+        sum.add(&if baseline.kernel.contains_key(&series) {
+            compared(&baseline, &series, Ok(seen))
+        } else {
+            Counts::one_skipped(format!("there is no baseline for this machine's kernel, {series}"))
+        });
+    }
     Ok(sum)
+}
+
+/// What a kernel accepted against what it did before.
+fn compared(baseline: &Baseline, series: &str, seen: Result<Kernel>) -> Counts {
+    match seen.and_then(|seen| baseline.check(series, &seen)) {
+        Ok(()) => Counts::one_passed(),
+        Err(error) => Counts::one_failed(format!("{error:#}")),
+    }
 }
 
 /// Counts the cases that `kernel-check` tells, `<case>: ok` or `<case>: FAILED`. Its exit code has the last word: a
