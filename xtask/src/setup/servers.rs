@@ -2,6 +2,7 @@
 
 mod databases;
 mod python;
+mod telemetry;
 
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS, databases::STEPS];
+const FAMILIES: &[&[Step]] = &[python::STEPS, databases::STEPS, telemetry::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()
