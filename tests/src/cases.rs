@@ -1,5 +1,7 @@
 //! The loads under which the kernel's figures must hold.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::ensure;
 use watchdog_common::abi::ENDPOINT_OTHER;
 use watchdog_common::types::Loss;
@@ -154,7 +156,9 @@ pub fn emulated() -> Vec<Case> {
 
 /// A socket path for one server after the other.
 fn unix_path() -> String {
-    let path = std::env::temp_dir().join(format!("load-watchdog-burn-{}.sock", std::process::id()));
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("load-watchdog-burn-{}-{number}.sock", std::process::id()));
     // Left over when the server was killed; it does not listen on a path that exists.
     let _ = std::fs::remove_file(&path);
     format!("unix:{}", path.display())

@@ -23,7 +23,7 @@ pub const MAX_JOBS: u32 = 65_536;
 pub const MAX_TLS_SESSIONS: u32 = 65_536;
 /// Bytes of a job's entry, and of a session's: private to the programs, but told to who opens the map.
 pub const JOB_BYTES: usize = 16;
-pub const CONNECTION_BYTES: usize = 568;
+pub const CONNECTION_BYTES: usize = 584;
 /// Processes with a probed TLS library at most.
 pub const MAX_TLS_SERVED: u32 = 16_384;
 /// Bytes of the ring that carries [`crate::types::Sample`]s.
@@ -61,6 +61,9 @@ pub const PARKED_PROCESSES: u32 = 1_024;
 /// Requests of one process that can wait for its pool at the same time.
 pub const PARKED_REQUESTS: u32 = 128;
 
+/// TCP connections that were made in a request and are remembered.
+pub const LED_PLACES: u32 = 16_384;
+
 /// Names of the maps, at most 15 bytes each (the kernel cuts longer ones).
 pub mod map {
     /// Array of one `[u16; MAX_TGID]`: thread-group id to build slot. Mapped into the agent.
@@ -89,6 +92,8 @@ pub mod map {
     pub const PARKED: &str = "PARKED_REQ";
     /// Array: goroutine to its request, by hash.
     pub const GOROUTINES: &str = "ONGOING_GO";
+    /// Array: TCP connections made in a request, by hash of their addresses and ports.
+    pub const LED: &str = "LED_CONN";
     /// Per-CPU array of one: the slice that runs on this CPU.
     pub const SLICE: &str = "SLICE_SCRATCH";
     /// Task storage: what the thread works on.
@@ -177,6 +182,11 @@ pub mod global {
     /// User space's thread pointer (`fs` on `x86_64`).
     pub const TASK_TLS: &str = "OFF_TASK_TLS";
     pub const SIGNAL_LIVE: &str = "OFF_SIGNAL_LIVE";
+    pub const SOCK_ADDRESS: &str = "OFF_SOCK_ADDRESS";
+    pub const SOCK_PEER_ADDRESS: &str = "OFF_SOCK_PEER";
+    pub const SOCK_PORT: &str = "OFF_SOCK_PORT";
+    pub const SOCK_PEER_PORT: &str = "OFF_SOCK_PEER_P";
+    pub const UNIX_PEER: &str = "OFF_UNIX_PEER";
     pub const SOCKET_SK: &str = "OFF_SOCKET_SK";
     pub const HASH_KEY: &str = "HASH_KEY";
     pub const ABI_VERSION: &str = "ABI_VERSION";

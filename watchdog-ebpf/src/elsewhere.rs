@@ -3,13 +3,22 @@
 //! A connection that carries one question at a time belongs to who asked last. One that carries several answers them
 //! in the order in which they were asked.
 
-use crate::maps::{Connection, OWNERS, Request};
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_skc_to_unix_sock;
+
+use watchdog_common::abi::LED_PLACES;
+
+use crate::handover::place_of;
+use crate::maps::{Connection, LED_CONN, OWNERS, Request, connection_of_or_new};
+use crate::offsets;
 use crate::request::ongoing;
+use crate::socket::kind;
 
 /// A request sent something. `Connection::sent` counts those that asked, `expected` those that were answered; the
-/// last one stays until another asks, as answers come in pieces.
+/// last one stays until another asks, as answers come in pieces. True when another request asked before.
 #[inline(always)]
-pub(crate) fn asked(connection: &mut Connection, request: Request) {
+pub(crate) fn asked(connection: &mut Connection, request: Request) -> bool {
     let (asked, answered) = (connection.sent, connection.expected);
     if asked != 0 {
         let last = connection.owners().ring[(asked as usize - 1) & (OWNERS - 1)];
@@ -18,11 +27,95 @@ pub(crate) fn asked(connection: &mut Connection, request: Request) {
             if answered == asked {
                 connection.expected = asked - 1;
             }
-            return;
+            return false;
         }
     }
     connection.owners().ring[asked as usize & (OWNERS - 1)] = request;
     connection.sent = asked + 1;
+    true
+}
+
+/// Tells the other end of a connection within the host in which request it is spoken to. If that is a process of the
+/// same build, such as a worker behind its server's own router, what it does is part of that request and none of its
+/// own.
+#[inline(always)]
+pub(crate) fn lead(sk: *const c_void, request: Request) {
+    // SAFETY: the helper takes any trusted socket and returns NULL for those of another family; the peer is a pointer
+    // member of what it returns, and faults read as zero.
+    let peer = unsafe {
+        let unix = bpf_skc_to_unix_sock(sk.cast_mut()).cast::<u8>();
+        if unix.is_null() {
+            remember(sk, request);
+            return;
+        }
+        core::ptr::read_volatile(unix.add(offsets::unix_peer() as usize).cast::<*const c_void>())
+    };
+    if peer.is_null() {
+        return;
+    }
+    if let Some(connection) = connection_of_or_new(peer)
+        && matches!(connection.kind, kind::UNKNOWN | kind::JOINED)
+    {
+        connection.outer = request;
+    }
+}
+
+/// Both ends of a TCP connection as one number, one end first; 0 for other sockets.
+#[inline(always)]
+fn ends(sk: *const c_void, peer_first: bool) -> u64 {
+    let sk = sk.cast::<u8>();
+    // SAFETY: scalar members of the socket, which the verifier trusts.
+    let (address, peer_address, port, peer_port) = unsafe {
+        (
+            core::ptr::read_volatile(sk.add(offsets::sock_address() as usize).cast::<u32>()),
+            core::ptr::read_volatile(sk.add(offsets::sock_peer_address() as usize).cast::<u32>()),
+            core::ptr::read_volatile(sk.add(offsets::sock_port() as usize).cast::<u16>()),
+            core::ptr::read_volatile(sk.add(offsets::sock_peer_port() as usize).cast::<u16>()),
+        )
+    };
+    if peer_port == 0 {
+        return 0;
+    }
+    let own = u64::from(address) << 16 | u64::from(port);
+    let peer = u64::from(peer_address) << 16 | u64::from(u16::from_be(peer_port));
+    let (first, second) = if peer_first { (peer, own) } else { (own, peer) };
+    (first.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ second).wrapping_mul(0xd6e8_feb8_6659_fd93)
+}
+
+/// As [`lead`], for TCP.
+#[inline(always)]
+pub(crate) fn remember(sk: *const c_void, request: Request) {
+    let ends = ends(sk, false);
+    if ends != 0
+        && let Some(led) = LED_CONN.get_ptr_mut(place_of(ends, LED_PLACES))
+    {
+        // SAFETY: a live map value; a torn request has an identity that nothing has.
+        unsafe {
+            (*led).ends = ends;
+            (*led).request = request;
+        }
+    }
+}
+
+/// Looks up, at the first receive on a connection, in which request it was made.
+#[inline(always)]
+pub(crate) fn find_outer(connection: &mut Connection, sk: *const c_void) {
+    let ends = ends(sk, true);
+    if ends != 0
+        && let Some(led) = LED_CONN.get_ptr(place_of(ends, LED_PLACES))
+    {
+        // SAFETY: as in `remember`.
+        let led = unsafe { &*led };
+        if led.ends == ends {
+            connection.outer = led.request;
+        }
+    }
+}
+
+/// Whether the request in which a connection was made goes on, and belongs to the same build.
+#[inline(always)]
+pub(crate) fn is_led(connection: &Connection, slot: u16) -> bool {
+    connection.outer.is_some() && ongoing(connection.outer).is_some_and(|place| place.build_slot == slot)
 }
 
 /// Whose answer comes.

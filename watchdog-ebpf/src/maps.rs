@@ -84,6 +84,10 @@ pub(crate) static HABITS: Array<Habit, { (abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOI
 #[btf_map]
 pub(crate) static PARKED_REQ: Array<Parked, { abi::PARKED_PROCESSES as usize }> = Array::new();
 
+/// Each element holds the last one that hashed here (384 KiB): a displaced one is counted as a request of its own.
+#[btf_map]
+pub(crate) static LED_CONN: Array<Led, { abi::LED_PLACES as usize }> = Array::new();
+
 /// As many as there can be requests; one that is displaced leaves its request's time to nobody until it receives or
 /// sends again.
 #[btf_map]
@@ -239,6 +243,14 @@ pub(crate) struct Parked {
     pub(crate) ring: [Request; abi::PARKED_REQUESTS as usize],
 }
 
+/// See [`LED_CONN`].
+#[repr(C)]
+pub(crate) struct Led {
+    /// Both ends of the connection, as the one that made it sees them.
+    pub(crate) ends: u64,
+    pub(crate) request: Request,
+}
+
 /// See [`ONGOING_GO`].
 #[repr(C)]
 pub(crate) struct Goroutine {
@@ -290,6 +302,8 @@ impl Binding {
 pub(crate) struct Connection {
     /// The connection's cookie with the current or last request's number and place.
     pub(crate) request: Request,
+    /// The request of the same build that came in elsewhere, in which this connection was made.
+    pub(crate) outer: Request,
     /// Bytes of the response sent, and how many there are at least.
     pub(crate) sent: u64,
     pub(crate) expected: u64,

@@ -34,6 +34,16 @@ globals! {
     OFF_TASK_SIGNAL, task_signal: u32;
     /// `signal_struct.live`
     OFF_SIGNAL_LIVE, signal_live: u32;
+    /// `sock.__sk_common.skc_rcv_saddr`
+    OFF_SOCK_ADDRESS, sock_address: u32;
+    /// `sock.__sk_common.skc_daddr`
+    OFF_SOCK_PEER, sock_peer_address: u32;
+    /// `sock.__sk_common.skc_num`
+    OFF_SOCK_PORT, sock_port: u32;
+    /// `sock.__sk_common.skc_dport`
+    OFF_SOCK_PEER_P, sock_peer_port: u32;
+    /// `unix_sock.peer`
+    OFF_UNIX_PEER, unix_peer: u32;
     /// `socket.sk`
     OFF_SOCKET_SK, socket_sk: u32;
     /// Key of the path hashes, drawn by the agent.

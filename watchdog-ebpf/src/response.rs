@@ -7,7 +7,7 @@ use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::counters::lost;
-use crate::elsewhere::asked;
+use crate::elsewhere::{asked, lead};
 use crate::fastcgi;
 use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
 use crate::maps::Binding;
@@ -50,7 +50,12 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
         send_first(op);
     }
     match op.connection.kind {
-        kind::OTHER | kind::FOREIGN => send_elsewhere(op),
+        kind::OTHER | kind::FOREIGN => send_elsewhere(op, sk),
+        // What is done for another process of the same service is its request's.
+        kind::JOINED => {
+            bind(op.thread, op.connection.outer, Cause::Send, op.slot, op.now);
+            flush(op.thread, op.slot);
+        }
         kind::INBOUND | kind::FASTCGI | kind::UWSGI
             if !matches!(op.connection.phase, phase::IDLE | phase::OPENING) =>
         {
@@ -63,13 +68,20 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
 /// The thread's request waits for an answer on this connection. A few bytes are how a pool's thread tells its loop that
 /// its work is done.
 #[inline(always)]
-fn send_elsewhere(op: &mut Operation) {
+fn send_elsewhere(op: &mut Operation, sk: Option<*const c_void>) {
     let tells = op.moved <= LONGEST_SIGN && op.thread.binding != Binding::OWN;
     if tells {
         settle(op.thread, op.tgid);
     }
-    if op.thread.request.is_some() {
-        asked(op.connection, op.thread.request);
+    let made_for = op.connection.sent == 0 && ongoing(op.connection.outer).is_some();
+    if op.thread.request.is_some()
+        && asked(op.connection, op.thread.request)
+        // Else the other end was told when the connection was made: a loop that connects sends later, when it may work
+        // on something else.
+        && !made_for
+        && let Some(sk) = sk
+    {
+        lead(sk, op.thread.request);
     }
     if tells {
         flush(op.thread, op.slot);

@@ -13,7 +13,7 @@ use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
 use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
 use crate::counters::{lost, received};
-use crate::elsewhere::answered;
+use crate::elsewhere::{answered, find_outer, is_led, remember};
 use crate::endpoint::{endpoint_of, speaks};
 use crate::goroutine::{is_go, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
@@ -46,6 +46,8 @@ pub(crate) mod kind {
     pub(crate) const UWSGI: u32 = 8;
     /// TLS, which probes on the process's library read in clear: here its connection is only tended.
     pub(crate) const CLEARED: u32 = 9;
+    /// From a process of the same build, in a request that came in there.
+    pub(crate) const JOINED: u32 = 10;
 }
 
 /// Where an inbound connection stands.
@@ -63,6 +65,7 @@ pub(crate) mod phase {
 }
 
 const MSG_PEEK: u32 = 2;
+const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
@@ -121,7 +124,20 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         // The process connects to elsewhere.
         if let Some(connection) = connection_of_or_new(ctx.arg(0)) {
             connection.kind = kind::OTHER;
+            if let Some(thread) = thread_of(Task::current())
+                && thread.seen & u32::from(RequestFlags::ANSWERED) == 0
+            {
+                connection.outer = thread.request;
+            }
         }
+    }
+    if state == TCP_ESTABLISHED
+        && let Some(connection) = connection_of(ctx.arg(0))
+        && connection.kind == kind::OTHER
+        && connection.outer.is_some()
+    {
+        // Before anything can be received at the other end.
+        remember(ctx.arg(0), connection.outer);
     }
     if !matches!(state, TCP_FIN_WAIT1 | TCP_LAST_ACK | TCP_CLOSE) {
         return 0;
@@ -214,8 +230,18 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
         op.connection.kind = kind::CLEARED;
     }
+    if matches!(op.connection.kind, kind::UNKNOWN | kind::JOINED)
+        && let Some(sk) = sk
+    {
+        find_outer(op.connection, sk);
+        op.connection.kind = if is_led(op.connection, op.slot) { kind::JOINED } else { kind::UNKNOWN };
+    }
     let connection = &mut op.connection;
     let mut request = match connection.kind {
+        kind::JOINED => {
+            bind(op.thread, connection.outer, Cause::Receive, op.slot, op.now);
+            return;
+        }
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
             return;

@@ -15,7 +15,7 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
         remedy: "the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (all current distributions' are)"
             .into(),
     })?;
-    let wanted: [(&str, &str, &[&str]); 8] = [
+    let wanted: [(&str, &str, &[&str]); 13] = [
         (global::TASK_PID, "task_struct", &["pid"]),
         (global::TASK_TGID, "task_struct", &["tgid"]),
         (global::TASK_SUM_EXEC, "task_struct", &["se", "sum_exec_runtime"]),
@@ -23,6 +23,11 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
         (global::TASK_TLS, "task_struct", &["thread", "fsbase"]),
         (global::TASK_SIGNAL, "task_struct", &["signal"]),
         (global::SIGNAL_LIVE, "signal_struct", &["live"]),
+        (global::SOCK_ADDRESS, "sock", &["__sk_common", "skc_rcv_saddr"]),
+        (global::SOCK_PEER_ADDRESS, "sock", &["__sk_common", "skc_daddr"]),
+        (global::SOCK_PORT, "sock", &["__sk_common", "skc_num"]),
+        (global::SOCK_PEER_PORT, "sock", &["__sk_common", "skc_dport"]),
+        (global::UNIX_PEER, "unix_sock", &["peer"]),
         (global::SOCKET_SK, "socket", &["sk"]),
     ];
     wanted
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn every_field_is_found_in_the_running_kernel() {
         let offsets = resolve().expect("this machine's kernel has type information");
-        assert_eq!(offsets.len(), 8);
+        assert_eq!(offsets.len(), 13);
         let of = |name| offsets.iter().find(|(n, _)| *n == name).map(|(_, o)| *o);
         // pid and tgid are neighbours in every kernel since 2.6.
         assert_eq!(of(global::TASK_TGID), of(global::TASK_PID).map(|pid| pid + 4));
