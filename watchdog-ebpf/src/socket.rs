@@ -214,13 +214,12 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
         op.connection.kind = kind::CLEARED;
     }
-    let connection = &mut op.connection;
+    let connection = &mut *op.connection;
     let mut request = match connection.kind {
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
             return;
         }
-        kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
         kind::OTHER | kind::FOREIGN => answered(connection),

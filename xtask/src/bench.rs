@@ -297,7 +297,7 @@ impl Bench {
     }
 
     /// Each row in a process of its own; one that fails is told, and the others are measured all the same.
-    fn rows(&self, args: &Args) -> Result<(Vec<rows::Row>, Vec<(String, String)>)> {
+    fn rows(&self, args: &Args) -> Result<Measured> {
         let program = self.program("bench-row")?;
         let all = rows::names(program)?;
         if let Some(unknown) = args.only.iter().find(|name| !all.contains(name)) {
@@ -348,6 +348,9 @@ impl Bench {
         Ok(cost)
     }
 }
+
+/// The rows that were measured, and of those that failed the name and why.
+type Measured = (Vec<rows::Row>, Vec<(String, String)>);
 
 /// One measurement without and one with, in an order that changes from pair to pair.
 fn in_turn<T>(pair: u32, without: &dyn Fn() -> Result<T>, with: &dyn Fn() -> Result<T>) -> Result<(T, T)> {
