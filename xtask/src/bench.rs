@@ -113,9 +113,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         nix::unistd::geteuid().is_root(),
         "attaching kernel programs needs root; build first, then run: sudo --preserve-env cargo xtask bench"
     );
-    setup::ensure(&[Component::Build, Component::Bench])?;
+    setup::ensure(&[Component::Build])?;
+    // What cannot be installed here is told by the rows that lack it.
+    if !args.list
+        && let Err(error) = setup::ensure(&[Component::Bench])
+    {
+        eprintln!("{error:#}");
+    }
     if args.only.is_empty() && !args.list && (args.parts.is_empty() || args.parts.contains(&Part::Rows)) {
-        // What cannot be installed here is told by the rows that lack it.
         if let Err(error) = setup::ensure(&[Component::Servers]) {
             eprintln!("{error:#}");
         }
@@ -297,7 +302,7 @@ impl Bench {
     }
 
     /// Each row in a process of its own; one that fails is told, and the others are measured all the same.
-    fn rows(&self, args: &Args) -> Result<Measured> {
+    fn rows(&self, args: &Args) -> Result<(Vec<rows::Row>, Vec<rows::Failed>)> {
         let program = self.program("bench-row")?;
         let all = rows::names(program)?;
         if let Some(unknown) = args.only.iter().find(|name| !all.contains(name)) {
@@ -348,9 +353,6 @@ impl Bench {
         Ok(cost)
     }
 }
-
-/// The rows that were measured, and of those that failed the name and why.
-type Measured = (Vec<rows::Row>, Vec<(String, String)>);
 
 /// One measurement without and one with, in an order that changes from pair to pair.
 fn in_turn<T>(pair: u32, without: &dyn Fn() -> Result<T>, with: &dyn Fn() -> Result<T>) -> Result<(T, T)> {

@@ -188,9 +188,8 @@ impl Maps {
         };
         ensure!(base != libc::MAP_FAILED, "mapping the requests: {}", std::io::Error::last_os_error());
         let taken = (0..MAX_ONGOING as usize).filter(|&place| {
-            // SAFETY: inside the mapping, which begins a page. Volatile: programs write it.
-            let identity =
-                unsafe { (&raw const (*base.cast::<OngoingRequest>().add(place)).identity).read_volatile() };
+            // SAFETY: inside the mapping; the identity is a place's first field. Volatile: programs write it.
+            let identity = unsafe { base.cast::<OngoingRequest>().add(place).cast::<u64>().read_volatile() };
             identity != VACANT && identity != TAKEN
         });
         let taken = taken.count();

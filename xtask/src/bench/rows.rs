@@ -90,6 +90,9 @@ pub(super) struct Switches {
     switches: u64,
 }
 
+/// A row that could not be measured, and why.
+pub(super) type Failed = (String, String);
+
 /// What `bench-row` prints.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
