@@ -305,7 +305,7 @@ fn builds() {
             r#"name = "web""#,
             "name = \"web\"\nbuild = { symlink = \"/a\", in_place = \"yes\" }",
             &[
-                "3:36: service[web].build.in_place: expected true or false, found a string; write for example true",
+                "3:38: service[web].build.in_place: expected true or false, found a string; write for example true",
             ],
         ),
         (
