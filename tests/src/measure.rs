@@ -118,12 +118,13 @@ impl Measured {
     pub fn told(&self) -> String {
         let c = &self.conservation;
         format!(
-            "{}process {:.2} ms (own clock {:.2} ms), attributed {:.2} ms ({:.1} %), unattributed {:.2} ms, begun {}, \
-             finished {}, still ongoing {}, failed {}; losses: {}\n",
+            "{}process {:.2} ms (own clock {:.2} ms), attributed {:.2} ms, shared {:.2} ms ({:.1} %), unattributed {:.2} ms, \
+             begun {}, finished {}, still ongoing {}, failed {}; losses: {}\n",
             table(&self.deviations),
             c.process_ns as f64 / 1e6,
             self.process_cpu_ns as f64 / 1e6,
             c.attributed_ns as f64 / 1e6,
+            c.shared_ns as f64 / 1e6,
             100.0 * self.coverage(),
             c.unattributed_ns as f64 / 1e6,
             c.started,

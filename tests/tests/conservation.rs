@@ -1,4 +1,4 @@
-//! Attributed plus unattributed time is the processes' time, and the processes' time is the scheduler's.
+//! Attributed, shared and unattributed time together is the processes' time, and the processes' time is the scheduler's.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! HTTP/2: its requests are answered and cost what the application says, and the kernel programs do not pretend to know
-//! whose they are. Their figures are the estimate's to give.
+//! whose they are.
 
 use watchdog::kernel::{KernelOptions, Uprobes};
 use watchdog_common::types::Loss;

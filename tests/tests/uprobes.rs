@@ -324,7 +324,6 @@ fn libraries_loaded_later_and_children_are_probed_too() {
         ensure!(step()? == "ended");
         tick(&mut kernel, &|kernel| kernel.probed().is_empty())?;
         watched.release(&mut kernel)?;
-        drop(step);
         drop(to);
         process.wait()?;
         Ok(())

@@ -141,7 +141,7 @@ pub(crate) fn park(request: Request, place: &mut OngoingRequest) {
     if place.flags & PAST != 0 || place.endpoint == ENDPOINT_OTHER {
         return;
     }
-    if !habit_of(place.build_slot, place.endpoint).is_some_and(|habit| habit.gives_away != 0) {
+    if habit_of(place.build_slot, place.endpoint).is_none_or(|habit| habit.gives_away == 0) {
         return;
     }
     place.flags |= RequestFlags::PARKED;
@@ -318,24 +318,24 @@ pub(crate) fn settle(thread: &mut Thread, tgid: u32) {
 /// True for threads that serve the runtime and no single request, by the names that the runtimes give them.
 #[inline(always)]
 pub(crate) fn is_housekeeping(task: Task) -> bool {
-    const fn name(text: &[u8; 8]) -> u64 {
-        u64::from_le_bytes(*text)
+    const fn name(text: [u8; 8]) -> u64 {
+        u64::from_le_bytes(text)
     }
     /// HotSpot's compilers, collectors and services.
     const NAMES: [u64; 13] = [
-        name(b"C1 Compi"),
-        name(b"C2 Compi"),
-        name(b"GC Threa"),
-        name(b"G1 Conc#"),
-        name(b"G1 Main "),
-        name(b"G1 Refin"),
-        name(b"G1 Servi"),
-        name(b"VM Threa"),
-        name(b"VM Perio"),
-        name(b"Referenc"),
-        name(b"Finalize"),
-        name(b"Common-C"),
-        name(b"Signal D"),
+        name(*b"C1 Compi"),
+        name(*b"C2 Compi"),
+        name(*b"GC Threa"),
+        name(*b"G1 Conc#"),
+        name(*b"G1 Main "),
+        name(*b"G1 Refin"),
+        name(*b"G1 Servi"),
+        name(*b"VM Threa"),
+        name(*b"VM Perio"),
+        name(*b"Referenc"),
+        name(*b"Finalize"),
+        name(*b"Common-C"),
+        name(*b"Signal D"),
     ];
     let own = task.name();
     let mut k = 0;

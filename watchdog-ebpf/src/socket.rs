@@ -236,7 +236,7 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
         find_outer(op.connection, sk);
         op.connection.kind = if is_led(op.connection, op.slot) { kind::JOINED } else { kind::UNKNOWN };
     }
-    let connection = &mut op.connection;
+    let connection = &mut *op.connection;
     let mut request = match connection.kind {
         kind::JOINED => {
             bind(op.thread, connection.outer, Cause::Receive, op.slot, op.now);
@@ -246,7 +246,6 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
             op.thread.role |= Role::TENDS;
             return;
         }
-        kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
         // ever sent, it may be an inbound connection whose beginning was not seen.
         kind::OTHER | kind::FOREIGN => answered(connection),

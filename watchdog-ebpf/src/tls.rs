@@ -52,7 +52,7 @@ pub(crate) fn tls_read_end(ctx: RetProbeContext) -> u32 {
     let Some(thread) = hit.known_thread() else { return 0 };
     let read = thread.tls_read;
     thread.tls_read.session = 0;
-    let returned = ctx.ret::<u64>() as u32 as i32;
+    let returned = (ctx.ret::<u64>() as u32).cast_signed();
     // Errors, and "not a whole record yet".
     if read.session == 0 || returned <= 0 {
         return 0;
@@ -123,14 +123,12 @@ fn operation(hit: &Hit, session: u64, buffer: u64, moved: u64) -> Option<Operati
 #[inline(always)]
 fn connection(hit: &Hit, session: u64) -> Option<&'static mut Connection> {
     let key = hit.key(session);
-    let found = match ONGOING_TLS.get_ptr_mut(key) {
-        Some(found) => Some(found),
-        None => {
-            // SAFETY: a map value that nobody writes.
-            let blank = unsafe { &*BLANK_CONN.get_ptr(0)? };
-            ONGOING_TLS.insert(key, blank, 0).ok().and_then(|()| ONGOING_TLS.get_ptr_mut(key))
-        }
-    };
+    let mut found = ONGOING_TLS.get_ptr_mut(key);
+    if found.is_none() {
+        // SAFETY: a map value that nobody writes.
+        let blank = unsafe { &*BLANK_CONN.get_ptr(0)? };
+        found = ONGOING_TLS.insert(key, blank, 0).ok().and_then(|()| ONGOING_TLS.get_ptr_mut(key));
+    }
     let Some(found) = found else {
         lost(Loss::ConnectionStorage);
         return None;

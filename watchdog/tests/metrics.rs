@@ -28,8 +28,8 @@ fn totals() -> Totals {
     let time = Conservation {
         process_ns: 100_000_000,
         attributed_ns: 90_000_000,
-        shared_ns: 0,
-        unattributed_ns: 10_000_000,
+        shared_ns: 4_000_000,
+        unattributed_ns: 6_000_000,
         started: 4,
         finished: 3,
     };
@@ -94,6 +94,7 @@ fn figures_arrive_as_they_went_in() {
     has(&format!("load_watchdog_request_cpu_seconds_count{{{labels}}} 3"));
     has(&format!("load_watchdog_requests_total{{{labels}}} 3"));
     has(r#"load_watchdog_service_cpu_seconds_total{service="web"} 0.1"#);
+    has(r#"load_watchdog_shared_cpu_seconds_total{service="web"} 0.004"#);
     has(r#"load_watchdog_verdict{service="web",build="r1",verdict="exceeds"} 1"#);
     has(r#"load_watchdog_verdict{service="web",build="r1",verdict="within"} 0"#);
     has(r#"load_watchdog_request_cpu_baseline_seconds{service="web",endpoint="login",build="r0"} 0.02"#);

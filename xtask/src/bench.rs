@@ -120,10 +120,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     {
         eprintln!("{error:#}");
     }
-    if args.only.is_empty() && !args.list && (args.parts.is_empty() || args.parts.contains(&Part::Rows)) {
-        if let Err(error) = setup::ensure(&[Component::Servers]) {
-            eprintln!("{error:#}");
-        }
+    if args.only.is_empty()
+        && !args.list
+        && (args.parts.is_empty() || args.parts.contains(&Part::Rows))
+        && let Err(error) = setup::ensure(&[Component::Servers])
+    {
+        eprintln!("{error:#}");
     }
     let bench = Bench::new(args)?;
     if args.list {

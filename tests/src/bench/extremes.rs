@@ -16,7 +16,8 @@ use crate::agent::Agent;
 use crate::agent::site::Site;
 use crate::harness::executable;
 use crate::load::Target;
-use crate::soak::servers::{Reloading, nginx, start_nginx};
+use crate::servers::nginx;
+use crate::soak::servers::{Reloading, start_nginx};
 
 /// Requests per second of the runs, far below saturation.
 const RATE: f64 = 1_000.0;
@@ -59,7 +60,7 @@ impl Drop for Sleepers {
 /// nginx on the first CPU, this process on the second.
 fn server(site: &Site) -> anyhow::Result<Reloading> {
     pin(0)?;
-    let nginx = nginx().context("no nginx: run `cargo xtask setup bench`, or set NGINX")?;
+    let nginx = nginx()?;
     let started = start_nginx(&nginx, site.folder());
     pin(1)?;
     started

@@ -12,6 +12,7 @@ use watchdog_tests::servers::{self, Server, Session, Trial, judge};
 /// `HASH_COST=3` in the environment makes the logins of every server three times as heavy.
 #[derive(Parser)]
 #[command(max_term_width = 100)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
     /// Only servers whose name contains this; may be repeated
     #[arg(long)]

@@ -58,7 +58,10 @@ pub(super) fn redis(running: &mut Running) -> anyhow::Result<String> {
         ])
         .arg(running.folder());
     running.start("redis", Role::Helper, &mut server)?;
-    running.await_that(|| Ok(drop(std::net::TcpStream::connect(("127.0.0.1", port))?)))?;
+    running.await_that(|| {
+        std::net::TcpStream::connect(("127.0.0.1", port))?;
+        Ok(())
+    })?;
     Ok(format!("redis://127.0.0.1:{port}"))
 }
 

@@ -27,7 +27,8 @@ use crate::load::Step;
 
 pub use check::{Front, Line, Outcome, Session, Trial};
 pub use judge::{Bounds, judge};
-pub use running::{Role, Running, application, certificate, free_port, installed, program};
+pub use nginx::nginx;
+pub use running::{Role, Running, application, certificate, free_address, free_port, installed, program};
 
 /// A server that can be started.
 #[derive(Debug)]
@@ -60,15 +61,15 @@ pub fn all() -> impl Iterator<Item = &'static Server> {
     .flatten()
 }
 
-/// Servers whose requests the kernel programs do not tell apart: an estimate has to judge them.
-pub fn estimated() -> impl Iterator<Item = &'static Server> {
+/// Servers whose requests the kernel programs do not see: they must say so, and guess nothing.
+pub fn unseen() -> impl Iterator<Item = &'static Server> {
     node::HTTP2_SERVERS.iter()
 }
 
 /// The server of that name.
 pub fn named(name: &str) -> anyhow::Result<&'static Server> {
     all()
-        .chain(estimated())
+        .chain(unseen())
         .find(|server| server.name == name)
         .ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
 }

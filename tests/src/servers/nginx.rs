@@ -1,5 +1,6 @@
 //! nginx before an application server, as a reverse proxy.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -79,8 +80,12 @@ http {{
     Ok(())
 }
 
-/// The system's nginx, or the one that setup unpacked.
-fn nginx() -> anyhow::Result<std::path::PathBuf> {
+/// `NGINX`, the system's nginx, or the one that setup unpacked.
+pub fn nginx() -> anyhow::Result<PathBuf> {
+    if let Some(named) = std::env::var_os("NGINX") {
+        return Ok(named.into());
+    }
     program("nginx", &["/usr/sbin/nginx", "/usr/local/sbin/nginx"])
         .or_else(|_| installed("../nginx/usr/sbin/nginx"))
+        .context("no nginx: run `cargo xtask setup servers`, or set NGINX")
 }

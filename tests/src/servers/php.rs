@@ -3,6 +3,7 @@
 //! The application is deployed as most PHP is: `current` is a symlink to a release, and the processes that run serve
 //! another one once it is flipped ([`Release`]).
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -147,7 +148,7 @@ fn site(bcrypt_cost: u32) -> anyhow::Result<(Running, u16)> {
     Ok((running, port))
 }
 
-/// bcrypt's cost can only double: HASH_COST=3 makes logins four times as heavy.
+/// bcrypt's cost can only double: `HASH_COST=3` makes logins four times as heavy.
 fn bcrypt_cost() -> u32 {
     let times: u32 = std::env::var("HASH_COST").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     BCRYPT_COST + times.next_power_of_two().ilog2()
@@ -233,11 +234,12 @@ fn apache_conf(folder: &Path, port: u16) -> anyhow::Result<String> {
     let mut text = String::new();
     for name in ["mpm_prefork", "authz_core", "dir"] {
         let file = modules.join(format!("mod_{name}.so"));
-        text += &format!("LoadModule {name}_module {}\n", file.display());
+        writeln!(text, "LoadModule {name}_module {}", file.display())?;
     }
-    text += &format!("LoadModule php_module {}\n", php.display());
+    writeln!(text, "LoadModule php_module {}", php.display())?;
     let folder = folder.display();
-    text += &format!(
+    write!(
+        text,
         "ServerRoot {folder}\nServerName localhost\nDefaultRuntimeDir {folder}\nPidFile {folder}/apache.pid\n\
          Mutex posixsem\nListen 127.0.0.1:{port}\nUser www-data\nGroup www-data\nErrorLog /proc/self/fd/2\n\
          PHPIniDir {folder}\nDocumentRoot {folder}/current/public\n\
@@ -246,6 +248,6 @@ fn apache_conf(folder: &Path, port: u16) -> anyhow::Result<String> {
          StartServers {CHILDREN}\nMinSpareServers {CHILDREN}\nMaxSpareServers {CHILDREN}\n\
          ServerLimit {CHILDREN}\nMaxRequestWorkers {CHILDREN}\nMaxConnectionsPerChild 0\n\
          KeepAlive On\nMaxKeepAliveRequests 0\nTimeout 60\n"
-    );
+    )?;
     Ok(text)
 }

@@ -1,11 +1,11 @@
 //! Python's servers: see tests/apps/python.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use super::nginx::{self, Backend};
 use super::{
-    EXACT, Role, Running, SHARED, Server, application, certificate, databases, free_port, installed,
+    EXACT, Role, Running, SHARED, Server, application, certificate, databases, free_address, installed,
 };
 use crate::load::Target;
 
@@ -184,10 +184,6 @@ fn uwsgi_command() -> anyhow::Result<Command> {
     ]);
     command.arg("--virtualenv").arg(installed("python")?);
     Ok(command)
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok((Ipv4Addr::LOCALHOST, free_port()?).into())
 }
 
 /// A program of the virtual environment, started beside the applications.

@@ -1,6 +1,6 @@
 //! A server that runs, with what it needs beside it.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -110,9 +110,14 @@ impl Drop for Running {
     }
 }
 
-/// A port of loopback that nothing listens on now.
+/// An address of loopback that nothing listens on now.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0").context("finding a free port")?.local_addr()?)
+}
+
+/// The same, its port alone.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("finding a free port")?.local_addr()?.port())
+    Ok(free_address()?.port())
 }
 
 /// A file that `cargo xtask setup servers` has installed, `path` below its folder in the target folder.

@@ -14,7 +14,7 @@ mod verdict;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use nix::sys::signal::Signal;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
@@ -225,7 +225,7 @@ fn soak(
 
 impl Fleet {
     fn start(site: &Site) -> anyhow::Result<Self> {
-        let nginx = servers::nginx().context("no nginx: run `cargo xtask setup bench`, or set NGINX")?;
+        let nginx = crate::servers::nginx()?;
         Ok(Self {
             kept: servers::start_burn(site, "kept", &[])?,
             forking: servers::start_burn(site, "forking", &["--model", "prefork", "--refork-after", "10"])?,

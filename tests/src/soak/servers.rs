@@ -1,8 +1,8 @@
 //! The servers of the soak, and how each is made to change its processes without failing a request.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::agent::site::{Service, Site};
 use crate::harness::{Burn, executable};
 use crate::load::Target;
+use crate::servers::free_address;
 use crate::shop::gunicorn;
 
 /// What the servers that are never deployed anew say they are.
@@ -53,14 +54,6 @@ pub fn start_gunicorn(folder: &Path) -> anyhow::Result<Reloading> {
     let mut command = Command::new(gunicorn()?);
     command.arg("--config").arg(folder.join(GUNICORN_CONFIG)).arg("soak_app:app");
     Reloading::start(&mut command, folder, address)
-}
-
-/// `NGINX`, or the system's. `None`: there is none.
-pub fn nginx() -> Option<PathBuf> {
-    let named = std::env::var_os("NGINX").map(PathBuf::from);
-    let own = std::env::current_exe().ok()?;
-    let unpacked = own.ancestors().map(|folder| folder.join("xtask/nginx/usr/sbin/nginx"));
-    named.into_iter().chain([PathBuf::from("/usr/sbin/nginx")]).chain(unpacked).find(|path| path.is_file())
 }
 
 /// Two nginx workers that answer from the configuration.
@@ -176,8 +169,4 @@ pub fn start_burn(site: &Site, name: &str, args: &[&str]) -> anyhow::Result<Burn
 
 fn burn_mark(site: &Site, name: &str) -> String {
     format!("{name}@{}", site.folder().display())
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("looking for a free port")?.local_addr()?)
 }

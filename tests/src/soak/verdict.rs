@@ -7,7 +7,7 @@ use super::maps::Entries;
 
 /// The agent's memory may rise so much over the second half, KiB, whatever the length.
 const GROWTH_KIB: f64 = 1_024.0;
-/// Attributed plus unattributed time against the scheduler's, and that against the process's own clock.
+/// Attributed, shared and unattributed time together against the scheduler's, and that against the process's own clock.
 const GAP: f64 = 0.01;
 const OWN_CLOCK: f64 = 0.02;
 /// Descriptors that come and go with connections to the agent.

@@ -67,7 +67,7 @@ metrics! {
     HOST_SHARE = Gauge "projected_host_share" ["service", "endpoint", "build"] "ratio"
         "Share of the host's cores that the endpoint takes at its configured peak_rate: mean on-CPU time x peak_rate / cores.";
     COVERAGE = Gauge "attribution_coverage_ratio" ["service"] "ratio"
-        "Attributed over total CPU time of the service's processes in the last minute, without start-up (5 s per process) and housekeeping (1 ms per process and second). Below min_coverage nothing is judged.";
+        "Attributed and shared over total CPU time of the service's processes in the last minute, without start-up (5 s per process) and housekeeping (1 ms per process and second). Below min_coverage nothing is judged.";
     HIDDEN = Gauge "hidden_traffic_ratio" ["service", "kind"] "ratio"
         "Share of the bytes that came on connections to the service lately (half-life 30 s) and cannot be read. Above 1 - min_coverage in all, nothing is judged.";
     CONFIDENCE = Gauge "attribution_confidence_ratio" ["service", "endpoint", "build"] "ratio"
@@ -77,9 +77,11 @@ metrics! {
     MEASURE = Gauge "measure_of_record" ["service", "endpoint", "build", "measure"] "one-hot"
         "1 for the measurement of an endpoint that verdicts rest on, 0 for the others.";
     SERVICE_CPU = Counter "service_cpu_seconds_total" ["service"] "seconds"
-        "CPU time of the service's threads as the scheduler counts it: attributed plus unattributed, up to what threads hold at the moment.";
+        "CPU time of the service's threads as the scheduler counts it: attributed, shared and unattributed together, up to what threads hold at the moment.";
     ATTRIBUTED_CPU = Counter "attributed_cpu_seconds_total" ["service"] "seconds"
         "CPU time charged to requests.";
+    SHARED_CPU = Counter "shared_cpu_seconds_total" ["service"] "seconds"
+        "CPU time of threads that serve the runtime and no single request, known by their names: the Java virtual machine's compilers and collectors.";
     UNATTRIBUTED_CPU = Counter "unattributed_cpu_seconds_total" ["service"] "seconds"
         "CPU time that belongs to no request: start-up, polling, housekeeping.";
     PROCESSES = Gauge "watched_processes" ["service", "build"] "processes"

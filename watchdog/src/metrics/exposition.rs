@@ -40,6 +40,7 @@ fn services(snapshot: &Snapshot<'_>, families: &mut Families) {
         families.value(&catalogue::REQUESTS_STARTED, &labels, time.started as f64);
         families.value(&catalogue::SERVICE_CPU, &labels, time.process_ns as f64 / NS_PER_S);
         families.value(&catalogue::ATTRIBUTED_CPU, &labels, time.attributed_ns as f64 / NS_PER_S);
+        families.value(&catalogue::SHARED_CPU, &labels, time.shared_ns as f64 / NS_PER_S);
         families.value(&catalogue::UNATTRIBUTED_CPU, &labels, time.unattributed_ns as f64 / NS_PER_S);
     }
     for (service, coverage) in &snapshot.coverage {

@@ -298,14 +298,14 @@ fn builds() {
             r#"name = "web""#,
             "name = \"web\"\nbuild = { env = \"A\", in_place = true }",
             &[
-                "3:31: service[web].build.in_place: this source of the build cannot change under a process that runs; use in_place with `symlink` or `file`, and name the one that deploys change",
+                "3:33: service[web].build.in_place: this source of the build cannot change under a process that runs; use in_place with `symlink` or `file`, and name the one that deploys change",
             ],
         ),
         (
             r#"name = "web""#,
             "name = \"web\"\nbuild = { symlink = \"/a\", in_place = \"yes\" }",
             &[
-                "3:36: service[web].build.in_place: expected true or false, found a string; write for example true",
+                "3:38: service[web].build.in_place: expected true or false, found a string; write for example true",
             ],
         ),
         (

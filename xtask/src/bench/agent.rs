@@ -107,7 +107,7 @@ impl Agent {
         let folder = paths::artefacts().join("bench-agent");
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
-        let listen = super::server::free_address()?;
+        let listen = crate::process::free_address()?;
         let config = folder.join("config.toml");
         let text = format!(
             "[agent]\nlisten = \"{listen}\"\nstate_dir = \"{folder}\"\ncontrol = \"{folder}/control.sock\"\n\n\

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,6 +14,7 @@ use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
 use crate::paths;
+use crate::process::free_address;
 use crate::setup;
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -123,12 +124,6 @@ impl Drop for Server {
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
         let _ = self.child.wait();
     }
-}
-
-/// A port that is free now.
-pub(super) fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?;
-    Ok(listener.local_addr()?)
 }
 
 fn write_nginx_files(folder: &Path, address: SocketAddr) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The server with its releases, and the agent's configuration.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,8 +57,8 @@ impl Stage {
             sockets,
             agent_program: args.agent.clone().unwrap_or_else(|| programs.join("load-watchdog")),
             driver_program: programs.join("drive"),
-            server: free_address()?,
-            metrics: free_address()?,
+            server: steps::free_address()?,
+            metrics: steps::free_address()?,
             workers: args.workers,
             verify_within: args.scenario.plan().verify_within,
             master: None,
@@ -323,9 +323,4 @@ print(best / 20000)
         reason = "in the range that was just checked"
     )]
     Ok((iterations / 100.0).round() as u64 * 100)
-}
-
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("looking for a free port on 127.0.0.1")?;
-    Ok(listener.local_addr()?)
 }

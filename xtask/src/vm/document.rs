@@ -12,10 +12,10 @@ use crate::paths;
 
 /// What a program is for, by its name. A program of no group is listed under its name alone.
 const GROUPS: [(&str, &[&str]); 7] = [
-    ("CPU time of threads, hand-over of work", &["sched_switch", "sched_waking", "sched_wakeup"]),
+    ("CPU time of threads, hand-over of work", &["sched_switch", "sched_waking"]),
     ("processes that start and end", &["sched_process_fork", "sched_process_exec", "sched_process_exit"]),
     ("connections that close", &["inet_sock_set_state"]),
-    ("goroutines, by the sampler's signal", &["signal_deliver"]),
+    ("goroutines that are stopped for others", &["signal_deliver"]),
     ("what is received and sent (tier core)", &["sock_recv_length", "sock_send_length"]),
     (
         "what is received and sent over TCP (tier A)",
