@@ -122,6 +122,16 @@ pub(crate) static ONGOING_TLS: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
+/// Reads from Go's TLS, by goroutine, from their beginning to their end: a goroutine that waits for data may go on with
+/// another thread. The agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_GOREAD: HashMap<
+    PointerKey,
+    GoRead,
+    { abi::MAX_GO_READS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
 /// A connection of which nothing is known: too large for the stack. Nobody writes it.
 #[btf_map]
 pub(crate) static BLANK_CONN: Array<Connection, 1> = Array::new();
@@ -212,6 +222,15 @@ pub(crate) struct TlsRead {
     /// Where the library writes how many bytes it read; 0 where it returns them.
     pub(crate) count_at: u64,
 }
+
+/// What Go's TLS was asked to read.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct GoRead {
+    pub(crate) session: u64,
+    pub(crate) buffer: u64,
+}
+const _: () = assert!(size_of::<GoRead>() == abi::GO_READ_BYTES);
 
 /// What a thread was seen to do.
 pub(crate) struct Role;
