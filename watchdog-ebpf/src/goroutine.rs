@@ -74,14 +74,19 @@ pub(crate) fn look(thread: &mut Thread, task: Task, tgid: u32, slot: u16, sleeps
     if goroutine == 0 {
         return;
     }
-    let request = request_of(goroutine);
+    let mut request = request_of(goroutine);
+    // The runtime uses a goroutine that has ended for another one.
+    let under_way = ongoing(request);
+    if under_way.is_none() {
+        request = Request::NONE;
+    }
     thread.goroutine = goroutine;
     if request.identity() == thread.request.identity() || !request.is_some() && (sleeps || is_scheduler(task))
     {
         return;
     }
     leave(thread, slot, now);
-    if let Some(place) = ongoing(request) {
+    if let Some(place) = under_way {
         thread.request = request;
         thread.binding = Binding::OWN;
         thread.seen = u32::from(place.flags & (RequestFlags::ANSWERED | RequestFlags::COMPLETE));
