@@ -263,6 +263,8 @@ pub(crate) struct Parked {
 pub(crate) struct Goroutine {
     pub(crate) tag: u64,
     pub(crate) request: Request,
+    /// Used for its connection before its first request.
+    pub(crate) carried_ns: u64,
 }
 
 /// Names a request and tells where it lies.

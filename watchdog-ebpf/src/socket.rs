@@ -15,7 +15,7 @@ use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 use crate::counters::{lost, received};
 use crate::elsewhere::answered;
 use crate::endpoint::{endpoint_of, speaks};
-use crate::goroutine::{is_go, look};
+use crate::goroutine::{is_go, keep, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
     Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
@@ -218,6 +218,7 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     let mut request = match connection.kind {
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
+            keep(op.thread);
             return;
         }
         kind::OPAQUE | kind::TLS | kind::HTTP2 => Request::NONE,
@@ -411,6 +412,7 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
             op.connection.kind = kind::CLEARED;
             op.connection.phase = phase::IDLE;
             op.thread.role |= Role::TENDS;
+            keep(op.thread);
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
