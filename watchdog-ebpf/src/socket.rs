@@ -63,6 +63,7 @@ pub(crate) mod phase {
 }
 
 const MSG_PEEK: u32 = 2;
+const EAGAIN: i32 = -11;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
@@ -187,14 +188,34 @@ impl Operation {
 fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     // EAGAIN and a mere look at the data change nothing.
     if received <= 0 || flags & MSG_PEEK != 0 {
-        if received == 0 {
-            tend();
+        match received {
+            0 => tend(),
+            EAGAIN => await_data(sk),
+            _ => {}
         }
         return;
     }
     if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
         receive(&mut op, Some(sk));
     }
+}
+
+/// A goroutine will wait for a connection's first request: what it did for the connection so far waits with it.
+#[inline(always)]
+fn await_data(sk: *const c_void) {
+    let task = Task::current();
+    let tgid = task.tgid();
+    let process = process_of(tgid);
+    if !is_go(process)
+        || connection_of(sk).is_some_and(|known| !matches!(known.kind, kind::UNKNOWN | kind::CLEARED))
+    {
+        return;
+    }
+    let Some(thread) = thread_of(task) else { return };
+    let since = thread.segment_mono_ns;
+    look(thread, task, tgid, process & SLOT_MASK, false, since);
+    charge(thread);
+    keep(thread);
 }
 
 /// The current thread takes a connection down, or sets one up.
