@@ -23,7 +23,8 @@ const MOST_BYTES: u64 = 1 << 16;
 const OTHER_MACHINE: &str = "its TLS cannot be read, as it is a Go program for another machine than x86_64";
 const OLD: &str = "its TLS cannot be read, as its functions do not begin as those of Go 1.17 and later: build it \
                    with a newer Go";
-const UNREADABLE: &str = "its TLS cannot be read, as its functions hold unknown instructions: please report it";
+const UNREADABLE: &str =
+    "its TLS cannot be read, as its functions hold unknown instructions: please report it";
 const STRIPPED: &str = "its TLS, if it has any, cannot be read, as it was built without symbols and the table of its \
                         functions is not as in Go 1.18 and later: build it with symbols";
 
@@ -162,7 +163,8 @@ impl<'d> Table<'d> {
         for n in 0..self.count {
             let entry = self.functions.checked_add(n.checked_mul(8)?)?;
             let [begin, info, end] = [0, 4, 8].map(|field| self.word(entry.checked_add(field)?));
-            let name = self.word(self.functions.checked_add(usize::try_from(info?).ok()?)?.checked_add(4)?)?;
+            let name =
+                self.word(self.functions.checked_add(usize::try_from(info?).ok()?)?.checked_add(4)?)?;
             let name = self.bytes.get(self.names.checked_add(usize::try_from(name).ok()?)?..)?;
             let which = ENTERED.iter().position(|(wanted, _)| begins_with(name, wanted));
             if let Some(which) = which {
@@ -186,4 +188,95 @@ fn begins_with(bytes: &[u8], name: &str) -> bool {
 
 fn at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: u64 = 0x5a_da20;
+
+    /// As Go 1.19 compiles a small function, with the byte of a return inside an immediate value.
+    const SMALL: [u8; 38] = [
+        0x49, 0x3b, 0x66, 0x10, // 0: cmp 0x10(%r14),%rsp
+        0x76, 0x1a, // 4: jbe 32
+        0x48, 0x83, 0xec, 0x68, // 6: sub $0x68,%rsp
+        0xb8, 0xc3, 0xc3, 0xc3, 0xc3, // 10: mov $0xc3c3c3c3,%eax
+        0x85, 0xc9, // 15: test %ecx,%ecx
+        0x74, 0x05, // 17: je 24
+        0x48, 0x83, 0xc4, 0x68, // 19: add $0x68,%rsp
+        0xc3, // 23: ret
+        0x48, 0x83, 0xc4, 0x68, // 24: add $0x68,%rsp
+        0x31, 0xdb, // 28: xor %ebx,%ebx
+        0xc3, // 30: ret
+        0x90, // 31: nop
+        0xe8, 0xc3, 0xc3, 0xff, 0xff, // 32: call morestack
+        0xcc, // 37: int3
+    ];
+
+    #[test]
+    fn only_instructions_that_return_are_found() {
+        assert_eq!(returns(&SMALL, BEGIN), Some(vec![BEGIN + 23, BEGIN + 30]));
+        assert_eq!(returns(&[0x90, 0x06], BEGIN), None, "no instruction of 64 bits");
+        assert_eq!(returns(&SMALL[..13], BEGIN), None, "cut off within an instruction");
+    }
+
+    #[test]
+    fn a_function_is_probed_behind_the_check_of_its_stack() {
+        assert_eq!(behind_check(&SMALL, BEGIN), Some(BEGIN + 6));
+        let large_frame = [
+            0x4c, 0x8d, 0x64, 0x24, 0xd8, // 0: lea -0x28(%rsp),%r12
+            0x4d, 0x3b, 0x66, 0x10, // 5: cmp 0x10(%r14),%r12
+            0x0f, 0x86, 0x00, 0x01, 0x00, 0x00, // 9: jbe 271
+            0x55, // 15: push %rbp
+        ];
+        assert_eq!(behind_check(&large_frame, BEGIN), Some(BEGIN + 15));
+        let go_1_16 = [
+            0x64, 0x48, 0x8b, 0x0c, 0x25, 0xf8, 0xff, 0xff, 0xff, // mov %fs:-8,%rcx
+            0x48, 0x3b, 0x61, 0x10, // cmp 0x10(%rcx),%rsp
+            0x76, 0x1a, // jbe
+            0x55, // push %rbp
+        ];
+        assert_eq!(behind_check(&go_1_16, BEGIN), None);
+    }
+
+    /// A table as the linker lays it out: two functions, of which the second is known.
+    fn table(magic: u32, told_text: u64) -> Vec<u8> {
+        const NAMES_AT: u64 = 72;
+        const FUNCTIONS_AT: u64 = 120;
+        let mut bytes = magic.to_le_bytes().to_vec();
+        bytes.extend([0, 0, 1, 8]);
+        for word in [2, 0, told_text, NAMES_AT, 0, 0, 0, FUNCTIONS_AT] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(b"main.main\0crypto/tls.(*Conn).Write\0");
+        bytes.resize(120, 0);
+        // Where each begins, and where it is described; then where the last one ends.
+        for word in [0u32, 20, 0x40, 28, 0x160] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for (begin, name) in [(0u32, 0u32), (0x40, 10)] {
+            bytes.extend(begin.to_le_bytes());
+            bytes.extend(name.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn functions_are_found_in_the_table_of_the_runtime() {
+        let found = |bytes: &[u8]| Table::of(bytes, 0x1000).and_then(|table| table.functions());
+        let write = |address| Some([None, Some(Function { address, size: 0x120 }), None]);
+        assert_eq!(found(&table(0xffff_fff0, 0x40_1000)), write(0x40_1040));
+        assert_eq!(found(&table(0xffff_fff1, 0)), write(0x1040));
+        assert_eq!(found(&table(0xffff_fffa, 0x40_1000)), None, "Go 1.16");
+    }
+
+    #[test]
+    fn a_table_that_is_cut_off_is_not_believed() {
+        let whole = table(0xffff_fff1, 0x40_1000);
+        for len in 0..whole.len() {
+            let found = Table::of(&whole[..len], 0).and_then(|table| table.functions());
+            assert_eq!(found, None, "{len} of {} bytes", whole.len());
+        }
+    }
 }
