@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSymbol as _, ReadCache};
+use watchdog::clock::mono_ns;
 use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions, Uprobes};
 use watchdog_common::types::Loss;
 use watchdog_tests::load::{LoadOptions, LoadReport, Step, Target, run};
@@ -109,8 +110,11 @@ fn http2_inside_it_is_named_and_not_guessed() {
         let window = Window::open(&mut kernel, &[watched.slot])?;
         load(&running.target, false, REQUESTS)?;
         let seen = window.close(&mut kernel)?;
-        let told = losses_told(&seen.losses);
+        let blind = kernel.tick(mono_ns())?.blind;
+        let blind = blind.iter().find(|(slot, _)| *slot == watched.slot).context("nothing of the slot")?.1;
+        let told = format!("{}, {blind:?}", losses_told(&seen.losses));
         println!("losses: {told}");
+        ensure!(blind.http2_bytes >= 24 * REQUESTS && blind.tls_bytes == 0, "what was hidden: {told}");
         ensure!(seen.losses[Loss::Http2 as usize] == REQUESTS, "not once for each connection: {told}");
         ensure!(seen.losses[Loss::Tls as usize] == 0, "TLS that is read counts as lost: {told}");
         let account = &seen.accounts[&watched.slot];
@@ -150,6 +154,8 @@ fn probes_go_in_and_out_under_load_without_harm() {
                 let probes = text_of_read(pid)?.iter().zip(&before).filter(|(now, then)| now != then).count();
                 println!("{probes} probes in Read; {:?}", kernel.probed());
                 ensure!(probes > 1, "no probe on entry and returns: {:?}", kernel.probed());
+                // And one each on `Write` and `Close`.
+                ensure!(kernel.probed()[0].probes == probes + 2, "{:?}", kernel.probed());
                 std::thread::sleep(Duration::from_millis(200));
                 watched.release(&mut kernel)?;
                 let begun = Instant::now();

@@ -1,16 +1,28 @@
 //! Connections inside Go's `crypto/tls`, by the register ABI of Go 1.17 and later. Go's stacks move, so a return address
 //! there must not be replaced: `go_tls_return` sits on the `ret` instructions themselves.
 
+use core::mem::size_of;
+
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
+use watchdog_common::abi::GO_READ_BYTES;
 use watchdog_common::types::Loss;
 
 use crate::counters::lost;
-use crate::maps::{GoRead, ONGOING_GOREAD};
+use crate::maps::ONGOING_GOREAD;
 use crate::probe::Hit;
 use crate::response::send;
 use crate::socket::receive;
 use crate::tls::{close, operation};
+
+/// What Go's TLS was asked to read.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct GoRead {
+    pub(crate) session: u64,
+    pub(crate) buffer: u64,
+}
+const _: () = assert!(size_of::<GoRead>() == GO_READ_BYTES);
 
 /// The first words of a function's arguments (at a return, of its results), and the goroutine that runs it.
 ///

@@ -19,6 +19,15 @@ use crate::sched::CARRIED_NS;
 /// Go's signal to a thread whose goroutine has run long enough.
 const SIGURG: i32 = 23;
 
+/// What a goroutine works on.
+#[repr(C)]
+pub(crate) struct Goroutine {
+    pub(crate) tag: u64,
+    pub(crate) request: Request,
+    /// Used for its connection before its first request.
+    pub(crate) carried_ns: u64,
+}
+
 #[inline(always)]
 pub(crate) fn is_go(process: u16) -> bool {
     process & RUNTIME_GO != 0

@@ -15,6 +15,8 @@ use watchdog_common::types::{
 };
 use watchdog_common::{abi, cgi, fastcgi, uwsgi};
 
+use crate::go_tls::GoRead;
+use crate::goroutine::Goroutine;
 use crate::offsets::Task;
 use crate::packets::Walk;
 
@@ -223,15 +225,6 @@ pub(crate) struct TlsRead {
     pub(crate) count_at: u64,
 }
 
-/// What Go's TLS was asked to read.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct GoRead {
-    pub(crate) session: u64,
-    pub(crate) buffer: u64,
-}
-const _: () = assert!(size_of::<GoRead>() == abi::GO_READ_BYTES);
-
 /// What a thread was seen to do.
 pub(crate) struct Role;
 impl Role {
@@ -256,15 +249,6 @@ pub(crate) struct Parked {
     pub(crate) head: u64,
     pub(crate) tail: u64,
     pub(crate) ring: [Request; abi::PARKED_REQUESTS as usize],
-}
-
-/// See [`ONGOING_GO`].
-#[repr(C)]
-pub(crate) struct Goroutine {
-    pub(crate) tag: u64,
-    pub(crate) request: Request,
-    /// Used for its connection before its first request.
-    pub(crate) carried_ns: u64,
 }
 
 /// Names a request and tells where it lies.
