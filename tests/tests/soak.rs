@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use watchdog_tests::skip::skip;
 use watchdog_tests::soak;
 
-const USUAL: Duration = Duration::from_secs(60);
+const USUAL: Duration = Duration::from_mins(1);
 /// Seconds.
 const LONGER: &str = "LOAD_WATCHDOG_SOAK";
 

@@ -95,12 +95,15 @@ pub const TLS_COOKIE: u64 = 1 << 39;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Habit {
     pub begun: u32,
+    /// Gave work away, for certain.
     pub handed: u32,
+    /// Were answered after their loop had slept, and of these the ones before which it was told that work is done.
+    pub waited: u32,
+    pub told: u32,
     /// 1 once it was seen that they do: a saturated pool shows it no more.
     pub gives_away: u32,
-    pub _pad: u32,
 }
-const _: () = assert!(size_of::<Habit>() == 16 && align_of::<Habit>() == 4);
+const _: () = assert!(size_of::<Habit>() == 20 && align_of::<Habit>() == 4);
 
 /// What a build slot stands for.
 #[repr(C)]

@@ -22,6 +22,8 @@ const HABIT_AFTER: u32 = 16;
 /// One request in so many gives work away, and at least so many were seen to: then it is a habit of the endpoint.
 const HABIT_SHARE: u32 = 4;
 const HABIT_LEAST: u32 = 3;
+/// So many were answered when their loop was told that work is done.
+const TOLD_LEAST: u32 = 6;
 /// It stays one while one request in so many does; a saturated pool shows few.
 const HABIT_KEPT: u32 = 64;
 /// Bytes at most by which a pool's threads tell their loop, over a pair of sockets, that work is done.
@@ -75,7 +77,10 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
         if habit.begun == 1 << 16 {
             habit.begun >>= 1;
             habit.handed >>= 1;
-            habit.gives_away = u32::from(habit.handed * HABIT_KEPT >= habit.begun);
+            habit.waited >>= 1;
+            habit.told >>= 1;
+            let seen = habit.handed + habit.told;
+            habit.gives_away = u32::from(seen * HABIT_KEPT >= habit.begun);
         }
     }
 }
@@ -110,11 +115,21 @@ pub(crate) fn answers(thread: &mut Thread, place: &OngoingRequest) {
     if thread.reads != 0 && place.start_mono_ns >= thread.slept_mono_ns {
         thread.reads -= 1;
     }
-    if thread.role & (Role::RECEIVES | Role::TOLD) == Role::RECEIVES | Role::TOLD
+    if thread.role & Role::RECEIVES != 0
         && place.last_mono_ns < thread.slept_mono_ns
         && let Some(habit) = habit_of(place.build_slot, place.endpoint)
     {
-        hand(habit);
+        habit.waited += 1;
+        if thread.role & Role::TOLD != 0 {
+            habit.told += 1;
+        }
+        // Requests that wait for something else are answered in such moments too, but not mostly.
+        if habit.told >= TOLD_LEAST
+            && habit.told * 3 >= habit.waited * 2
+            && habit.told * HABIT_SHARE >= habit.begun
+        {
+            habit.gives_away = 1;
+        }
     }
 }
 

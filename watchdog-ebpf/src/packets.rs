@@ -49,6 +49,9 @@ pub(crate) struct Walk {
     /// The next stretch's `struct iovec`, and how many there are.
     vector: u64,
     vectors: u64,
+    /// Bytes to copy just now.
+    copied: u32,
+    _pad: u32,
 }
 
 impl Walk {
@@ -84,12 +87,14 @@ impl Walk {
 
     /// Does what the plan says; false when the bytes cannot be read.
     #[inline(always)]
-    pub(crate) fn copy(&self, memory: &mut Memory, plan: Plan) -> bool {
+    pub(crate) fn copy(&mut self, memory: &mut Memory, plan: Plan) -> bool {
         if plan.to == NOWHERE {
             return true;
         }
         let to = plan.to as usize & (PLACES - 1);
-        let len = plan.len & (2 * WINDOW as u32 - 1);
+        // Read back, so that the compiler does not leave the check out, whose reason older kernels' verifiers do not see.
+        self.copied = plan.len;
+        let len = reloaded(&self.copied) as u32 & (2 * WINDOW as u32 - 1);
         if len > WINDOW as u32 {
             return false;
         }

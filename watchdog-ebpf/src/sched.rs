@@ -156,12 +156,16 @@ fn carry(thread: &mut Thread, task: Task, slot: u16) {
 fn went_idle(thread: &mut Thread, leaving: &Leaving) {
     let Leaving { task, tgid, process, now, .. } = *leaving;
     let slot = process & SLOT_MASK;
-    thread.reads = 0;
-    thread.role &= !Role::TOLD;
-    thread.slept_mono_ns = now;
+    let futex = SystemCall::of(task).futex();
+    // A loop that waits for a lock is in the middle of its turn.
+    if futex.is_none() {
+        thread.reads = 0;
+        thread.role &= !Role::TOLD;
+        thread.slept_mono_ns = now;
+    }
     let owns = thread.binding == Binding::OWN;
     if !owns {
-        if let Some(futex) = SystemCall::of(task).futex() {
+        if let Some(futex) = futex {
             wait(thread, tgid, futex);
         }
         settle(thread, tgid);
@@ -185,7 +189,7 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         }
     } else if flags & RequestFlags::ANSWERED == 0 && !is_go(process) {
         // It waits for something in the middle of its request.
-        if let Some(futex) = SystemCall::of(task).futex() {
+        if let Some(futex) = futex {
             remember_lock(tgid, futex);
         }
         if let Some(place) = ongoing(thread.request) {

@@ -372,16 +372,25 @@ const _: () = assert!(HEAD_WINDOW == RESPONSE_WINDOW);
 /// A function of its own: the stack is small, and what is called besides has a frame as well.
 #[inline(never)]
 pub(crate) fn read_window(connection: &mut Connection, address: u64) -> bool {
-    const WORDS: usize = HEAD_WINDOW / 8;
+    read_half(connection, 0, address)
+        && read_half(connection, HEAD_WINDOW / 2, address + HEAD_WINDOW as u64 / 2)
+}
+
+/// Half of it at a time: older kernels allow 512 bytes of stack to a program and all that it calls.
+#[inline(always)]
+fn read_half(connection: &mut Connection, offset: usize, address: u64) -> bool {
+    const WORDS: usize = HEAD_WINDOW / 2 / 8;
     let mut window = MaybeUninit::<[u64; WORDS]>::uninit();
-    if !read_user(window.as_mut_ptr().cast(), HEAD_WINDOW as u32, address) {
+    if !read_user(window.as_mut_ptr().cast(), HEAD_WINDOW as u32 / 2, address) {
         return false;
     }
     #[expect(
         clippy::cast_ptr_alignment,
-        reason = "the buffer begins at a multiple of 8 (asserted beside its struct)"
+        reason = "the buffer and its half begin at a multiple of 8 (asserted beside its struct)"
     )]
-    let (from, to) = (window.as_ptr().cast::<u64>(), connection.head.as_mut_ptr().cast::<u64>());
+    // SAFETY: the offset is inside the buffer.
+    let to = unsafe { connection.head.as_mut_ptr().add(offset).cast::<u64>() };
+    let from = window.as_ptr().cast::<u64>();
     let mut w = 0;
     while w < WORDS {
         // SAFETY: inside both, which are aligned; volatile, lest the compiler calls its bytewise memcpy.

@@ -113,9 +113,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         nix::unistd::geteuid().is_root(),
         "attaching kernel programs needs root; build first, then run: sudo --preserve-env cargo xtask bench"
     );
-    setup::ensure(&[Component::Build, Component::Bench])?;
+    setup::ensure(&[Component::Build])?;
+    // What cannot be installed here is told by the rows that lack it.
+    if !args.list
+        && let Err(error) = setup::ensure(&[Component::Bench])
+    {
+        eprintln!("{error:#}");
+    }
     if args.only.is_empty() && !args.list && (args.parts.is_empty() || args.parts.contains(&Part::Rows)) {
-        // What cannot be installed here is told by the rows that lack it.
         if let Err(error) = setup::ensure(&[Component::Servers]) {
             eprintln!("{error:#}");
         }
@@ -297,7 +302,7 @@ impl Bench {
     }
 
     /// Each row in a process of its own; one that fails is told, and the others are measured all the same.
-    fn rows(&self, args: &Args) -> Result<(Vec<rows::Row>, Vec<(String, String)>)> {
+    fn rows(&self, args: &Args) -> Result<(Vec<rows::Row>, Vec<rows::Failed>)> {
         let program = self.program("bench-row")?;
         let all = rows::names(program)?;
         if let Some(unknown) = args.only.iter().find(|name| !all.contains(name)) {

@@ -133,7 +133,7 @@ pub(crate) fn own_kernel(check: &Payload) -> Result<(String, Kernel)> {
     let series = baseline::series_of(&release).with_context(|| format!("which series is {release}?"))?;
     let mut seen = Kernel::read(text.lines())?;
     // A machine's own kernel changes its last numbers without notice; the series is what counts.
-    seen.release = "the development machine's".to_owned();
+    "the development machine's".clone_into(&mut seen.release);
     Ok((series, seen))
 }
 

@@ -93,7 +93,7 @@ pub fn idle_connections(plan: &Plan, many: usize, tell: &dyn Fn(&str)) -> anyhow
     let held = (0..many).map(|_| idle(address)).collect::<anyhow::Result<Vec<_>>>()?;
     let (run, _) = load(&server.target(), &[server.id()], plan, Some(RATE))?;
     let counted = guard.end()?.counted;
-    ensure!(counted as usize >= many, "only {counted} requests were seen of {many} idle connections");
+    ensure!(counted >= many as u64, "only {counted} requests were seen of {many} idle connections");
     let with = (Run { counted, ..run }, programs(&server.target(), &[server.id()], plan, RATE)?);
     tell(&format!("{many}: programs {:.0} ns per request", with.1.net_ns_per_request));
     drop(held);

@@ -15,7 +15,7 @@ use super::{Plan, Run, Set, load, pin, watched};
 use crate::load::{Get, Target};
 use crate::servers::{application, free_port, installed};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 /// Exporters send every 5 s; half of them is seen in a run.
 const FLUSH: Duration = Duration::from_secs(6);
 
@@ -110,15 +110,13 @@ impl Process {
             .with_context(|| format!("starting {}", command.get_program().display()))?;
         let stdout = child.stdout.take().context("its standard output was asked for")?;
         let mut process = Self { child, address: ([127, 0, 0, 1], 0).into() };
-        process.address = match address {
-            Some(address) => address,
-            None => {
-                let mut line = String::new();
-                BufReader::new(stdout).read_line(&mut line)?;
-                let port =
-                    line.trim().strip_prefix("listening ").with_context(|| format!("it said {line:?}"))?;
-                ([127, 0, 0, 1], port.parse::<u16>()?).into()
-            }
+        process.address = if let Some(address) = address {
+            address
+        } else {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line)?;
+            let port = line.trim().strip_prefix("listening ").with_context(|| format!("it said {line:?}"))?;
+            ([127, 0, 0, 1], port.parse::<u16>()?).into()
         };
         let end = Instant::now() + READY_WITHIN;
         while std::net::TcpStream::connect(process.address).is_err() {

@@ -189,9 +189,7 @@ impl Maps {
         ensure!(base != libc::MAP_FAILED, "mapping the requests: {}", std::io::Error::last_os_error());
         let taken = (0..MAX_ONGOING as usize).filter(|&place| {
             // SAFETY: inside the mapping; the identity is a place's first field. Volatile: programs write it.
-            let identity = unsafe {
-                base.cast::<u8>().add(place * size_of::<OngoingRequest>()).cast::<u64>().read_volatile()
-            };
+            let identity = unsafe { base.cast::<OngoingRequest>().add(place).cast::<u64>().read_volatile() };
             identity != VACANT && identity != TAKEN
         });
         let taken = taken.count();
@@ -228,8 +226,8 @@ impl Maps {
                     continue;
                 }
                 let number = link.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-                // SAFETY: a system call on numbers; it makes a descriptor of this process.
                 let copy = number.and_then(|number| {
+                    // SAFETY: a system call on numbers; it makes a descriptor of this process.
                     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
                 });
                 if copy.is_some_and(|fd| self.has(map::CONNECTIONS, &fd)) {

@@ -108,7 +108,7 @@ pub fn run(time: Duration) -> anyhow::Result<Outcome> {
 
     let fleet = Fleet::start(&site)?;
     let web = site.deploy("r0", GOOD_US)?;
-    fleet.wait_until_watched(&agent)?;
+    Fleet::wait_until_watched(&agent)?;
 
     let descriptors = descriptors_of(agent.pid())?;
     let mut soaked = soak(time, &site, &fleet, web, &agent, &maps)?;
@@ -234,7 +234,7 @@ impl Fleet {
         })
     }
 
-    fn wait_until_watched(&self, agent: &Agent) -> anyhow::Result<()> {
+    fn wait_until_watched(agent: &Agent) -> anyhow::Result<()> {
         agent.wait_for("every service to be watched", WATCHED_WITHIN, |agent| {
             let metrics = agent.metrics()?;
             let of = |name| metrics.sum("load_watchdog_watched_processes", &[("service", name)]);
@@ -290,7 +290,7 @@ impl Fleet {
                 started: now.started - before.started,
                 finished: now.finished - before.finished,
             },
-            own_clock_ns: u64::try_from((clock - clock_before).as_nanos())?,
+            own_clock_ns: u64::try_from(clock.saturating_sub(clock_before).as_nanos())?,
             failures: report.failures,
         })
     }

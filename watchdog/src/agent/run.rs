@@ -18,7 +18,7 @@ use crate::control::server as control;
 use crate::event::logging::LogLevel;
 use crate::event::{Event, logging, notify};
 use crate::identity::Identifier;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::server::{self as http, Heartbeat};
 use crate::metrics::{Counters, Totals};
 use crate::model::Uprobes;
@@ -55,14 +55,18 @@ fn uprobes_of(config: &Config) -> Uprobes {
     config.services.iter().fold(Uprobes::NONE, |all, service| all.or(service.uprobes))
 }
 
+fn load_kernel(options: &mut KernelOptions, config: &Config) -> Result<Kernel, KernelError> {
+    options.uprobes = uprobes_of(config);
+    Kernel::load(options)
+}
+
 async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let config = load(&options)?;
     let log = logging::init(&config.agent.log);
     let mut counters = Counters::default();
     warn_all(&config, &mut counters);
     let store = Arc::new(Store::open(&config.agent.state_dir)?);
-    options.kernel.uprobes = uprobes_of(&config);
-    let kernel = Kernel::load(&options.kernel)?;
+    let kernel = load_kernel(&mut options.kernel, &config)?;
 
     let heartbeat = Heartbeat::default();
     let (scrapes_in, mut scrapes) = mpsc::channel(4);

@@ -42,7 +42,8 @@ type Set = BTreeMap<String, Run>;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Program {
-    program: String,
+    #[serde(rename = "program")]
+    name: String,
     runs: u64,
     ns: u64,
 }
@@ -88,6 +89,9 @@ pub(super) struct Switches {
     pairs: Vec<(f64, f64)>,
     switches: u64,
 }
+
+/// A row that could not be measured, and why.
+pub(super) type Failed = (String, String);
 
 /// What `bench-row` prints.
 #[derive(Debug, Deserialize)]
@@ -388,7 +392,7 @@ fn write_programs(rows: &[Row], text: &mut String) -> std::fmt::Result {
             .map(|program| {
                 let net = (program.ns as f64 - programs.statistics_ns * program.runs as f64).max(0.0);
                 let per_run = net / program.runs.max(1) as f64;
-                format!("{}: {:.1}, {per_run:.0}, {:.0}", program.program, per(program.runs as f64), per(net))
+                format!("{}: {:.1}, {per_run:.0}, {:.0}", program.name, per(program.runs as f64), per(net))
             })
             .collect();
         writeln!(

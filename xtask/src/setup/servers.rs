@@ -5,6 +5,7 @@ mod node;
 mod php;
 mod polyglot;
 mod python;
+mod telemetry;
 
 use std::path::PathBuf;
 
@@ -12,7 +13,8 @@ use super::Step;
 use crate::paths;
 
 /// What each family needs.
-const FAMILIES: &[&[Step]] = &[python::STEPS, php::STEPS, databases::STEPS, node::STEPS, polyglot::STEPS];
+const FAMILIES: &[&[Step]] =
+    &[python::STEPS, php::STEPS, databases::STEPS, node::STEPS, polyglot::STEPS, telemetry::STEPS];
 
 pub(super) fn steps() -> impl Iterator<Item = &'static Step> {
     FAMILIES.iter().copied().flatten()

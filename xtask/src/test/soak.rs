@@ -36,7 +36,7 @@ pub(super) fn time(text: &str) -> Result<Duration> {
 }
 
 pub(super) fn run(time: Duration) -> Result<ExitCode> {
-    setup::ensure(&[Component::Build, Component::Python, Component::Bench])?;
+    setup::ensure(&[Component::Build, Component::Python, Component::Servers])?;
     let tests = cargo::tests()?;
     let test = tests.iter().find(|test| test.name == TEST).context("there is no test called soak")?;
     let mut command = test.command(None);

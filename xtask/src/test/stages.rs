@@ -94,8 +94,7 @@ pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "fuzzing", needs: &[Component::Build], run: fuzzing, ..STAGE },
     Stage {
         name: "kernel tests",
-        // nginx for the soak comes with what the measurements need.
-        needs: &[Component::Build, Component::Tests, Component::Python, Component::Servers, Component::Bench],
+        needs: &[Component::Build, Component::Tests, Component::Python, Component::Servers],
         slow: true,
         takes_filter: true,
         run: kernel_tests,
