@@ -76,6 +76,7 @@ fn maps() -> Vec<Map> {
         storage(map::CONNECTIONS, BPF_MAP_TYPE_SK_STORAGE as u32),
         hash(map::JOBS, 16, abi::JOB_BYTES, abi::MAX_JOBS),
         hash(map::TLS, 16, abi::CONNECTION_BYTES, abi::MAX_TLS_SESSIONS),
+        hash(map::GO_READS, 16, abi::GO_READ_BYTES, abi::MAX_GO_READS),
         array(map::BLANK, abi::CONNECTION_BYTES, 1),
         array(map::TLS_SESSIONS, size_of::<u64>(), 1),
         hash(map::TLS_SERVED, size_of::<u32>(), size_of::<u32>(), abi::MAX_TLS_SERVED),

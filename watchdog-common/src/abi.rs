@@ -21,8 +21,11 @@ pub const MAX_TGID: u32 = 4_194_304;
 pub const MAX_JOBS: u32 = 65_536;
 /// Sessions of probed TLS libraries on the host at most.
 pub const MAX_TLS_SESSIONS: u32 = 65_536;
-/// Bytes of a job's entry, and of a session's: private to the programs, but told to who opens the map.
+/// Goroutines that read from TLS at the same time on the host at most: one for each session.
+pub const MAX_GO_READS: u32 = MAX_TLS_SESSIONS;
+/// Bytes of a job's entry, a read's, and a session's: private to the programs, but told to who opens the map.
 pub const JOB_BYTES: usize = 16;
+pub const GO_READ_BYTES: usize = 16;
 pub const CONNECTION_BYTES: usize = 584;
 /// Processes with a probed TLS library at most.
 pub const MAX_TLS_SERVED: u32 = 16_384;
@@ -104,6 +107,8 @@ pub mod map {
     pub const JOBS: &str = "ONGOING_JOB";
     /// Hash: (address of a TLS session, process) to what the connection carries.
     pub const TLS: &str = "ONGOING_TLS";
+    /// Hash: (address of a goroutine, process) to what it reads from TLS.
+    pub const GO_READS: &str = "ONGOING_GOREAD";
     /// Array of one: what a new TLS session's state begins as.
     pub const BLANK: &str = "BLANK_CONN";
     /// Array of one `u64`: TLS sessions seen.
@@ -154,6 +159,11 @@ pub mod program {
     pub const TLS_READ_END: &str = "tls_read_end";
     pub const TLS_WRITE: &str = "tls_write";
     pub const TLS_FREE: &str = "tls_free";
+    /// The same on Go's `crypto/tls`; the second goes on the instructions by which a function returns.
+    pub const GO_TLS_READ: &str = "go_tls_read";
+    pub const GO_TLS_RETURN: &str = "go_tls_return";
+    pub const GO_TLS_WRITE: &str = "go_tls_write";
+    pub const GO_TLS_CLOSE: &str = "go_tls_close";
 
     /// Raw-BTF tracepoints that every tier needs.
     pub const ALWAYS: [&str; 7] = [
@@ -169,7 +179,17 @@ pub mod program {
     pub const TIER_A: [&str; 6] =
         [INET_RECVMSG, INET6_RECVMSG, UNIX_STREAM_RECVMSG, INET_SENDMSG, INET6_SENDMSG, UNIX_STREAM_SENDMSG];
     pub const POOL: [&str; 5] = [POOL_SUBMIT, POOL_QUEUE, POOL_START, POOL_END, POOL_DONE];
-    pub const TLS: [&str; 5] = [TLS_READ, TLS_READ_EX, TLS_READ_END, TLS_WRITE, TLS_FREE];
+    pub const TLS: [&str; 9] = [
+        TLS_READ,
+        TLS_READ_EX,
+        TLS_READ_END,
+        TLS_WRITE,
+        TLS_FREE,
+        GO_TLS_READ,
+        GO_TLS_RETURN,
+        GO_TLS_WRITE,
+        GO_TLS_CLOSE,
+    ];
 }
 
 /// Names of the read-only globals that the agent sets before loading.

@@ -14,9 +14,19 @@ use crate::maps::{Binding, ONGOING_GO, Request, Thread, process_of, thread_of};
 use crate::offsets::Task;
 use crate::registers::read_user;
 use crate::request::{charge, leave, ongoing};
+use crate::sched::CARRIED_NS;
 
 /// Go's signal to a thread whose goroutine has run long enough.
 const SIGURG: i32 = 23;
+
+/// What a goroutine works on.
+#[repr(C)]
+pub(crate) struct Goroutine {
+    pub(crate) tag: u64,
+    pub(crate) request: Request,
+    /// Used for its connection before its first request.
+    pub(crate) carried_ns: u64,
+}
 
 #[inline(always)]
 pub(crate) fn is_go(process: u16) -> bool {
@@ -55,15 +65,37 @@ fn request_of(goroutine: u64) -> Request {
     if place.tag == goroutine { place.request } else { Request::NONE }
 }
 
-/// The goroutine has received this request.
+/// The goroutine has received this request. Returns what it did for the connection before, in nanoseconds.
 #[inline(always)]
-pub(crate) fn own(goroutine: u64, request: Request) {
-    if let Some(place) = ONGOING_GO.get_ptr_mut(place_of(goroutine, MAX_ONGOING)) {
-        // SAFETY: as in `request_of`.
-        let place = unsafe { &mut *place };
-        place.tag = goroutine;
-        place.request = request;
+pub(crate) fn own(goroutine: u64, request: Request) -> u64 {
+    let Some(place) = ONGOING_GO.get_ptr_mut(place_of(goroutine, MAX_ONGOING)) else { return 0 };
+    // SAFETY: as in `request_of`.
+    let place = unsafe { &mut *place };
+    let kept = place.carried_ns;
+    place.carried_ns = 0;
+    place.tag = goroutine;
+    place.request = request;
+    kept
+}
+
+/// The goroutine agrees on keys, or the like: what its thread holds for no request waits for the request that this
+/// goroutine will receive, on whatever thread.
+#[inline(always)]
+pub(crate) fn keep(thread: &mut Thread) {
+    if thread.goroutine == 0 || thread.request.is_some() {
+        return;
     }
+    let Some(place) = ONGOING_GO.get_ptr_mut(place_of(thread.goroutine, MAX_ONGOING)) else { return };
+    // SAFETY: as in `request_of`.
+    let place = unsafe { &mut *place };
+    if place.tag != thread.goroutine {
+        place.tag = thread.goroutine;
+        place.request = Request::NONE;
+    }
+    let room = CARRIED_NS.saturating_sub(place.carried_ns);
+    let kept = if thread.held_ns < room { thread.held_ns } else { room };
+    place.carried_ns += kept;
+    thread.held_ns -= kept;
 }
 
 /// Makes the request of the goroutine that runs the thread's request, before the time since the last look is charged.
@@ -74,14 +106,19 @@ pub(crate) fn look(thread: &mut Thread, task: Task, tgid: u32, slot: u16, sleeps
     if goroutine == 0 {
         return;
     }
-    let request = request_of(goroutine);
+    let mut request = request_of(goroutine);
+    // The runtime uses a goroutine that has ended for another one.
+    let under_way = ongoing(request);
+    if under_way.is_none() {
+        request = Request::NONE;
+    }
     thread.goroutine = goroutine;
     if request.identity() == thread.request.identity() || !request.is_some() && (sleeps || is_scheduler(task))
     {
         return;
     }
     leave(thread, slot, now);
-    if let Some(place) = ongoing(request) {
+    if let Some(place) = under_way {
         thread.request = request;
         thread.binding = Binding::OWN;
         thread.seen = u32::from(place.flags & (RequestFlags::ANSWERED | RequestFlags::COMPLETE));

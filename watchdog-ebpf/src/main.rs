@@ -6,7 +6,7 @@
 //! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`process`]: which processes are watched.
-//! - [`probe`], [`pool`], [`tls`]: the extra tier, user probes on pools and TLS libraries.
+//! - [`probe`], [`pool`], [`tls`], [`go_tls`]: the extra tier, user probes on pools and TLS libraries.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -19,6 +19,7 @@ mod counters;
 mod elsewhere;
 mod endpoint;
 mod fastcgi;
+mod go_tls;
 mod goroutine;
 mod handover;
 mod maps;

@@ -17,9 +17,10 @@ use watchdog_common::types::{
 };
 
 pub(crate) use self::values::{
-    Binding, Connection, Goroutine, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Thread,
-    TlsRead,
+    Binding, Connection, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Thread, TlsRead,
 };
+use crate::go_tls::GoRead;
+use crate::goroutine::Goroutine;
 use crate::offsets::Task;
 
 /// One u16 for each thread-group id there can be (8 MiB): the early-out of every program is one load, and neither
@@ -127,6 +128,16 @@ pub(crate) static ONGOING_TLS: HashMap<
     PointerKey,
     Connection,
     { abi::MAX_TLS_SESSIONS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Reads from Go's TLS, by goroutine, from their beginning to their end: a goroutine that waits for data may go on with
+/// another thread. The agent removes those of processes that ended before.
+#[btf_map]
+pub(crate) static ONGOING_GOREAD: HashMap<
+    PointerKey,
+    GoRead,
+    { abi::MAX_GO_READS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 

@@ -4,16 +4,19 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
+use watchdog_common::abi::SLOT_MASK;
 
-use crate::maps::{NO_TAIL, PointerKey, Thread, slot_of, thread_of, thread_of_or_new};
+use crate::goroutine::is_go;
+use crate::maps::{NO_TAIL, PointerKey, Thread, process_of, thread_of, thread_of_or_new};
 use crate::offsets::Task;
 use crate::request::charge;
 
 /// A watched thread at a probe.
 pub(crate) struct Hit {
-    task: Task,
+    pub(crate) task: Task,
     pub(crate) tgid: u32,
     pub(crate) slot: u16,
+    process: u16,
 }
 
 impl Hit {
@@ -23,7 +26,8 @@ impl Hit {
     pub(crate) fn of(ctx: &impl EbpfContext) -> Option<Self> {
         let task = Task::current();
         let tgid = task.tgid();
-        let slot = slot_of(tgid);
+        let process = process_of(tgid);
+        let slot = process & SLOT_MASK;
         if tgid == 0 {
             // Never so, which neither compiler nor verifier can know, and the array is empty. Without a tail call in
             // it, the verifier (since 6.13) gives a program of this type with more than 64 bytes of stack one stack
@@ -33,7 +37,12 @@ impl Hit {
         }
         // SAFETY: the program's own context.
         let put_for = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-        (slot != 0 && put_for == u64::from(tgid)).then_some(Self { task, tgid, slot })
+        (slot != 0 && put_for == u64::from(tgid)).then_some(Self { task, tgid, slot, process })
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_go(&self) -> bool {
+        is_go(self.process)
     }
 
     #[inline(always)]

@@ -154,7 +154,7 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
         }
     }
     if thread.goroutine != 0 {
-        own(thread.goroutine, request);
+        thread.carried_ns += own(thread.goroutine, request);
     }
     if thread.request.identity() == request.identity() {
         if !pooled {

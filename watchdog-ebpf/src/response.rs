@@ -9,6 +9,7 @@ use watchdog_common::types::{Loss, RequestFlags};
 use crate::counters::lost;
 use crate::elsewhere::{asked, lead};
 use crate::fastcgi;
+use crate::goroutine::keep;
 use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
 use crate::maps::Binding;
 use crate::registers::read_user;
@@ -61,6 +62,7 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
         {
             send_response(op, sk, failed);
         }
+        kind::CLEARED => keep(op.thread),
         _ => {}
     }
 }

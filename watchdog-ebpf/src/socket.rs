@@ -15,7 +15,7 @@ use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 use crate::counters::{lost, received};
 use crate::elsewhere::{answered, find_outer, is_led, remember};
 use crate::endpoint::{endpoint_of, speaks};
-use crate::goroutine::{is_go, look};
+use crate::goroutine::{is_go, keep, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
 use crate::maps::{
     Connection, Request, Role, TLS_SERVED, Thread, connection_of, connection_of_or_new, process_of, slot_of,
@@ -66,6 +66,7 @@ pub(crate) mod phase {
 
 const MSG_PEEK: u32 = 2;
 const TCP_ESTABLISHED: i32 = 1;
+const EAGAIN: i32 = -11;
 const TCP_SYN_SENT: i32 = 2;
 const TCP_FIN_WAIT1: i32 = 4;
 const TCP_CLOSE: i32 = 7;
@@ -203,14 +204,34 @@ impl Operation {
 fn on_receive(sk: *const c_void, received: i32, flags: u32) {
     // EAGAIN and a mere look at the data change nothing.
     if received <= 0 || flags & MSG_PEEK != 0 {
-        if received == 0 {
-            tend();
+        match received {
+            0 => tend(),
+            EAGAIN => await_data(sk),
+            _ => {}
         }
         return;
     }
     if let Some(mut op) = Operation::of(sk, u64::from(received as u32)) {
         receive(&mut op, Some(sk));
     }
+}
+
+/// A goroutine will wait for a connection's first request: what it did for the connection so far waits with it.
+#[inline(always)]
+fn await_data(sk: *const c_void) {
+    let task = Task::current();
+    let tgid = task.tgid();
+    let process = process_of(tgid);
+    if !is_go(process)
+        || connection_of(sk).is_some_and(|known| !matches!(known.kind, kind::UNKNOWN | kind::CLEARED))
+    {
+        return;
+    }
+    let Some(thread) = thread_of(task) else { return };
+    let since = thread.segment_mono_ns;
+    look(thread, task, tgid, process & SLOT_MASK, false, since);
+    charge(thread);
+    keep(thread);
 }
 
 /// The current thread takes a connection down, or sets one up.
@@ -244,6 +265,7 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
         }
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
+            keep(op.thread);
             return;
         }
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
@@ -445,6 +467,7 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
             op.connection.kind = kind::CLEARED;
             op.connection.phase = phase::IDLE;
             op.thread.role |= Role::TENDS;
+            keep(op.thread);
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),

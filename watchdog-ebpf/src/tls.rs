@@ -1,15 +1,17 @@
 //! Connections inside TLS: what the library hands to the application, and gets from it, goes the way that plain
-//! sockets' bytes go. The names are OpenSSL's (and those of its descendants).
+//! sockets' bytes go. The names are OpenSSL's (and those of its descendants); Go's are in
+//! [`crate::go_tls`].
 
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use watchdog_common::types::{Loss, RequestFlags, TLS_COOKIE};
 
 use crate::counters::{exchange, lost};
+use crate::goroutine::look;
 use crate::maps::{BLANK_CONN, Connection, ONGOING_TLS, TLS_SESSIONS, TlsRead};
 use crate::probe::Hit;
 use crate::registers::{Source, read_u64};
-use crate::request::ongoing;
+use crate::request::{charge, ongoing};
 use crate::response::send;
 use crate::socket::{Operation, kind, receive};
 
@@ -88,8 +90,15 @@ pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
 pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let Some(session) = ctx.arg::<u64>(0) else { return 0 };
+    close(&hit, session);
+    0
+}
+
+/// Whoever is in the session's request ends it; the state goes.
+#[inline(always)]
+pub(crate) fn close(hit: &Hit, session: u64) {
     let key = hit.key(session);
-    let Some(connection) = ONGOING_TLS.get_ptr_mut(key) else { return 0 };
+    let Some(connection) = ONGOING_TLS.get_ptr_mut(key) else { return };
     // SAFETY: a live map value; a session is used by one thread at a time.
     let connection = unsafe { &*connection };
     if connection.kind == kind::INBOUND
@@ -98,15 +107,19 @@ pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
         request.flags |= RequestFlags::CLOSED;
     }
     let _ = ONGOING_TLS.remove(key);
-    0
 }
 
 #[inline(always)]
-fn operation(hit: &Hit, session: u64, buffer: u64, moved: u64) -> Option<Operation> {
-    let Some((thread, now)) = hit.charged() else {
+pub(crate) fn operation(hit: &Hit, session: u64, buffer: u64, moved: u64) -> Option<Operation> {
+    let Some(thread) = hit.thread() else {
         lost(Loss::TaskStorage);
         return None;
     };
+    if hit.is_go() {
+        let since = thread.segment_mono_ns;
+        look(thread, hit.task, hit.tgid, hit.slot, false, since);
+    }
+    let now = charge(thread);
     let connection = connection(hit, session)?;
     Some(Operation {
         thread,

@@ -111,13 +111,6 @@ pub(crate) struct Led {
     pub(crate) request: Request,
 }
 
-/// See [`super::ONGOING_GO`].
-#[repr(C)]
-pub(crate) struct Goroutine {
-    pub(crate) tag: u64,
-    pub(crate) request: Request,
-}
-
 /// Names a request and tells where it lies.
 #[repr(C)]
 #[derive(Clone, Copy)]

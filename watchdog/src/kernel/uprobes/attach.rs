@@ -37,6 +37,11 @@ pub(super) fn probe(ebpf: &mut Ebpf, tgid: u32, wanted: Uprobes, file: Arc<Probe
             probed.file.name
         ));
     }
+    if wanted.tls
+        && let Some(problem) = found.go_problem
+    {
+        probed.problems.push(format!("{}: {problem}", probed.file.name));
+    }
     for (wanted, points, served) in
         [(wanted.pool, &found.pool, &mut probed.pool), (wanted.tls, &found.tls, &mut probed.tls)]
     {

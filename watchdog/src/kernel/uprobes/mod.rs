@@ -1,12 +1,13 @@
 //! The extra tier: user probes on libuv's pool and on TLS libraries, put into watched processes only, one by one, and
 //! taken out when a process is watched no more. The kernel removes the breakpoints with the last probe on them.
 //!
-//! - `symbols`: which functions, and where they lie in a file.
+//! - `symbols`: which functions, and where they lie in a file; `golang`: those of Go programs, also of stripped ones.
 //! - `attach`: puts programs on their places; `detach`: out again.
 //! - `mapped`: which files a process executes; each file is read once.
 
 mod attach;
 mod detach;
+mod golang;
 mod mapped;
 mod symbols;
 
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use aya::maps::{HashMap, MapData};
 use aya::{Ebpf, Pod};
 use serde::Serialize;
-use watchdog_common::abi::{CONNECTION_BYTES, JOB_BYTES, map, program};
+use watchdog_common::abi::{CONNECTION_BYTES, GO_READ_BYTES, JOB_BYTES, map, program};
 use watchdog_common::types::{Loss, ProcessEvent, ProcessEventKind};
 
 pub(super) use self::attach::try_out;
@@ -121,6 +122,7 @@ pub(super) struct UserProbes {
     served: HashMap<MapData, u32, u32>,
     jobs: HashMap<MapData, PointerKey, Opaque<JOB_BYTES>>,
     sessions: HashMap<MapData, PointerKey, Opaque<CONNECTION_BYTES>>,
+    go_reads: HashMap<MapData, PointerKey, Opaque<GO_READ_BYTES>>,
     all_looked_mono_ns: u64,
     swept_mono_ns: u64,
 }
@@ -163,6 +165,7 @@ impl UserProbes {
             served: typed(ebpf, map::TLS_SERVED)?,
             jobs: typed(ebpf, map::JOBS)?,
             sessions: typed(ebpf, map::TLS)?,
+            go_reads: typed(ebpf, map::GO_READS)?,
             all_looked_mono_ns: 0,
             swept_mono_ns: 0,
         })
@@ -244,6 +247,7 @@ impl UserProbes {
             self.swept_mono_ns = now_mono_ns;
             sweep(&mut self.jobs, &self.processes);
             sweep(&mut self.sessions, &self.processes);
+            sweep(&mut self.go_reads, &self.processes);
         }
     }
 

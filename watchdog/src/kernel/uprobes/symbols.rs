@@ -6,6 +6,8 @@ use std::io::BufReader;
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
 use watchdog_common::abi::program;
 
+use super::golang;
+
 /// A function of a known library, and the programs that belong on it.
 struct Known {
     symbol: &'static str,
@@ -54,6 +56,8 @@ pub(super) struct Found {
     pub(super) tls: Vec<Point>,
     /// There is a pool, but its functions cannot be found.
     pub(super) stripped_pool: bool,
+    /// It is a Go program, and why its TLS cannot be found.
+    pub(super) go_problem: Option<&'static str>,
 }
 
 impl Found {
@@ -102,16 +106,22 @@ fn of<'d>(elf: &impl object::Object<'d>) -> Found {
         functions.iter().flat_map(of_symbol).collect()
     };
     let has_pool = has(&POOL_NEEDS);
-    Found {
+    let mut found = Found {
         pool: if has_pool { points(&POOL) } else { Vec::new() },
         tls: if has(&TLS_NEEDS) { points(&TLS) } else { Vec::new() },
         stripped_pool: has_exports && !has_pool,
+        go_problem: None,
+    };
+    match golang::tls(elf) {
+        Ok(points) => found.tls.extend(points),
+        Err(problem) => found.go_problem = Some(problem),
     }
+    found
 }
 
 /// The place of an address in the file: behind a landing pad (`endbr64`), because the kernel executes the instruction
 /// under a probe in a slower way when it is one.
-fn file_offset<'d>(elf: &impl object::Object<'d>, address: u64) -> Option<u64> {
+pub(super) fn file_offset<'d>(elf: &impl object::Object<'d>, address: u64) -> Option<u64> {
     const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
     let segment = elf.segments().find(|segment| {
         let (begin, size) = (segment.address(), segment.file_range().1);
@@ -143,7 +153,8 @@ mod tests {
 
     #[test]
     fn every_program_of_the_tier_has_a_function() {
-        let used: Vec<&str> = POOL.iter().chain(&TLS).flat_map(|known| known.programs).copied().collect();
+        let known = POOL.iter().chain(&TLS).flat_map(|known| known.programs);
+        let used: Vec<&str> = known.chain(&golang::PROGRAMS).copied().collect();
         for program in program::POOL.iter().chain(&program::TLS) {
             assert!(used.contains(program), "{program} is put on nothing");
         }
