@@ -14,7 +14,7 @@ use crate::maps::{Binding, ONGOING_GO, Request, Thread, process_of, thread_of};
 use crate::offsets::Task;
 use crate::registers::read_user;
 use crate::request::{charge, leave, ongoing};
-use crate::sched::CARRIED_NS;
+use crate::sched::CARRIED_FIRST_NS;
 
 /// Go's signal to a thread whose goroutine has run long enough.
 const SIGURG: i32 = 23;
@@ -92,7 +92,7 @@ pub(crate) fn keep(thread: &mut Thread) {
         place.tag = thread.goroutine;
         place.request = Request::NONE;
     }
-    let room = CARRIED_NS.saturating_sub(place.carried_ns);
+    let room = CARRIED_FIRST_NS.saturating_sub(place.carried_ns);
     let kept = if thread.held_ns < room { thread.held_ns } else { room };
     place.carried_ns += kept;
     thread.held_ns -= kept;

@@ -20,9 +20,9 @@ use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
 /// Kept for the next request without a sign that it concerns one, in nanoseconds.
 const CARRIED_UNSEEN_NS: u64 = 50_000;
 /// Kept with a sign by a thread that has not received any request.
-const CARRIED_FIRST_NS: u64 = 3_000_000;
+pub(crate) const CARRIED_FIRST_NS: u64 = 3_000_000;
 /// Kept with a sign: connections that never bring a request must not save up for one that does.
-pub(crate) const CARRIED_NS: u64 = 20_000_000;
+const CARRIED_NS: u64 = 20_000_000;
 
 /// `sched_switch(bool preempt, task_struct *prev, task_struct *next, unsigned int prev_state)`, under the run
 /// queue's lock with interrupts off: nothing here may allocate.
