@@ -104,6 +104,7 @@ impl Account {
         now.process_ns -= old.process_ns;
         now.attributed_ns -= old.attributed_ns;
         now.shared_ns -= old.shared_ns;
+        now.kept_ns = now.kept_ns.wrapping_sub(old.kept_ns);
         now.unattributed_ns -= old.unattributed_ns;
         now.started -= old.started;
         now.finished -= old.finished;
@@ -125,7 +126,7 @@ impl Account {
     /// was given twice or forgotten.
     pub fn given_ns(&self) -> u64 {
         let figures = &self.conservation;
-        figures.attributed_ns + figures.shared_ns + figures.unattributed_ns
+        (figures.attributed_ns + figures.shared_ns + figures.unattributed_ns).wrapping_add(figures.kept_ns)
     }
 }
 

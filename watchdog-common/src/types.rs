@@ -194,12 +194,15 @@ pub struct Conservation {
     pub shared_ns: u64,
     /// Belongs to no request: start-up, polling, housekeeping.
     pub unattributed_ns: u64,
+    /// Used for connections, and kept for the request that comes next on them: it moves from here to the attributed.
+    /// What one CPU's counter adds another one's subtracts, so it is only meant as their wrapping sum.
+    pub kept_ns: u64,
     /// Requests begun.
     pub started: u64,
     /// Requests finished and counted.
     pub finished: u64,
 }
-const _: () = assert!(size_of::<Conservation>() == 48 && align_of::<Conservation>() == 8);
+const _: () = assert!(size_of::<Conservation>() == 56 && align_of::<Conservation>() == 8);
 
 /// Bytes that a build's processes received on connections that lead to them, by what the programs can make of them.
 #[repr(C)]

@@ -59,6 +59,15 @@ pub(crate) fn shared(slot: u16, ns: u64) {
     conserve(slot, |c| unsafe { &raw mut (*c).shared_ns }, ns);
 }
 
+/// Time that waits for a request; taken out by adding its negative.
+#[inline(always)]
+pub(crate) fn kept(slot: u16, ns: u64) {
+    if ns != 0 {
+        // SAFETY: as above.
+        conserve(slot, |c| unsafe { &raw mut (*c).kept_ns }, ns);
+    }
+}
+
 #[inline(always)]
 pub(crate) fn unattributed(slot: u16, ns: u64) {
     // SAFETY: as above.

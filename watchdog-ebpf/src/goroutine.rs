@@ -9,6 +9,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use watchdog_common::abi::{MAX_ONGOING, RUNTIME_GO};
 use watchdog_common::types::RequestFlags;
 
+use crate::counters;
 use crate::handover::{place_of, tag_of};
 use crate::maps::{Binding, ONGOING_GO, Request, Thread, process_of, thread_of};
 use crate::offsets::Task;
@@ -81,7 +82,7 @@ pub(crate) fn own(goroutine: u64, request: Request) -> u64 {
 /// The goroutine agrees on keys, or the like: what its thread holds for no request waits for the request that this
 /// goroutine will receive, on whatever thread.
 #[inline(always)]
-pub(crate) fn keep(thread: &mut Thread) {
+pub(crate) fn keep(thread: &mut Thread, slot: u16) {
     if thread.goroutine == 0 || thread.request.is_some() {
         return;
     }
@@ -95,6 +96,7 @@ pub(crate) fn keep(thread: &mut Thread) {
     let room = CARRIED_FIRST_NS.saturating_sub(place.carried_ns);
     let kept = if thread.held_ns < room { thread.held_ns } else { room };
     place.carried_ns += kept;
+    counters::kept(slot, kept);
     thread.held_ns -= kept;
 }
 

@@ -74,6 +74,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         slice_ns = Some(thread.slice_charged_ns);
         leave(thread, slot, now);
         counters::unattributed(slot, thread.carried_ns);
+        counters::kept(slot, thread.carried_ns.wrapping_neg());
         thread.carried_ns = 0;
     }
     // The kernel took this thread off the count before it called us.

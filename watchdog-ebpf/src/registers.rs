@@ -205,6 +205,19 @@ impl Source {
         }
     }
 
+    /// True for a message that carries more than bytes, such as open connections.
+    #[inline(always)]
+    pub(crate) fn passes_on(self) -> bool {
+        /// Where a `struct user_msghdr` tells how long its control data is.
+        const CONTROL_LEN: u64 = 40;
+        match self {
+            Self::Call(call) if call.number == call::SENDMSG => {
+                read_u64(call.second() + CONTROL_LEN).is_some_and(|len| len != 0)
+            }
+            _ => false,
+        }
+    }
+
     /// As [`SystemCall::further_bytes`].
     #[inline(always)]
     pub(crate) fn further_bytes(self) -> Option<(u64, u64)> {

@@ -84,6 +84,10 @@ pub(crate) fn flush(thread: &mut Thread, slot: u16) -> Option<u16> {
             if thread.binding == Binding::INFERRED {
                 counters::add(&raw mut request.inferred_ns, held);
             }
+            if thread.given_to != request.identity {
+                thread.given_to = request.identity;
+                thread.slice_given_ns = 0;
+            }
             thread.slice_given_ns += held;
             counters::attributed(slot, held);
         }
@@ -108,6 +112,9 @@ pub(crate) fn take_back(thread: &mut Thread, slot: u16, ns: u64) -> u64 {
         return ns;
     }
     let Some(request) = ongoing(thread.request) else { return ns };
+    if thread.given_to != request.identity {
+        return ns;
+    }
     // The counters wrap: adding what is missing to zero subtracts.
     counters::add(&raw mut request.oncpu_ns, back.wrapping_neg());
     if thread.binding == Binding::INFERRED {
@@ -183,6 +190,7 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
     thread.seen = 0;
     thread.slice_given_ns = 0;
     thread.held_ns += thread.carried_ns;
+    counters::kept(slot, thread.carried_ns.wrapping_neg());
     thread.carried_ns = 0;
 }
 
@@ -234,7 +242,14 @@ pub(crate) fn begin(
 pub(crate) fn finish(request: Request, now: u64) {
     let Some(place) = ongoing(request) else { return };
     let identity = &raw mut place.identity;
-    let request = OngoingRequest { identity: request.identity(), ..*place };
+    let mut request = OngoingRequest { identity: request.identity(), ..*place };
+    // Time that was taken back in the moment in which the place was given to this request.
+    if request.oncpu_ns > i64::MAX as u64 {
+        request.oncpu_ns = 0;
+    }
+    if request.inferred_ns > request.oncpu_ns {
+        request.inferred_ns = request.oncpu_ns;
+    }
     // Of several that finish the same request, the one that vacates its place counts it.
     if !counters::exchange(identity, request.identity, VACANT) {
         return;

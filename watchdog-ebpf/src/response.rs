@@ -11,7 +11,7 @@ use crate::elsewhere::{asked, lead};
 use crate::fastcgi;
 use crate::goroutine::keep;
 use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
-use crate::maps::Binding;
+use crate::maps::{Binding, Role};
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
@@ -62,7 +62,7 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
         {
             send_response(op, sk, failed);
         }
-        kind::CLEARED => keep(op.thread),
+        kind::CLEARED => keep(op.thread, op.slot),
         _ => {}
     }
 }
@@ -71,6 +71,9 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
 /// its work is done.
 #[inline(always)]
 fn send_elsewhere(op: &mut Operation, sk: Option<*const c_void>) {
+    if op.call.passes_on() {
+        op.thread.role |= Role::PASSES;
+    }
     let tells = op.moved <= LONGEST_SIGN && op.thread.binding != Binding::OWN;
     if tells {
         settle(op.thread, op.tgid);

@@ -134,6 +134,11 @@ fn of_nobody(task: Task, slot: u16, ns: u64) {
 #[inline(always)]
 fn carry(thread: &mut Thread, task: Task, slot: u16) {
     let held = thread.held_ns;
+    if thread.role & (Role::PASSES | Role::RECEIVES) == Role::PASSES {
+        thread.held_ns = 0;
+        counters::shared(slot, held);
+        return;
+    }
     let most = match thread.role & (Role::TENDS | Role::RECEIVES) {
         0 => 0,
         Role::RECEIVES => CARRIED_UNSEEN_NS,
@@ -145,6 +150,7 @@ fn carry(thread: &mut Thread, task: Task, slot: u16) {
     let kept = if held < room { held } else { room };
     thread.role &= !Role::TENDS;
     thread.carried_ns += kept;
+    counters::kept(slot, kept);
     thread.held_ns = 0;
     if held != kept {
         of_nobody(task, slot, held - kept);

@@ -231,7 +231,7 @@ fn await_data(sk: *const c_void) {
     let since = thread.segment_mono_ns;
     look(thread, task, tgid, process & SLOT_MASK, false, since);
     charge(thread);
-    keep(thread);
+    keep(thread, process & SLOT_MASK);
 }
 
 /// The current thread takes a connection down, or sets one up.
@@ -265,7 +265,7 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
         }
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
-            keep(op.thread);
+            keep(op.thread, op.slot);
             return;
         }
         // An answer of a database or the like makes the request current again that asked. Where nobody in a request
@@ -467,7 +467,7 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
             op.connection.kind = kind::CLEARED;
             op.connection.phase = phase::IDLE;
             op.thread.role |= Role::TENDS;
-            keep(op.thread);
+            keep(op.thread, op.slot);
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
         Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),

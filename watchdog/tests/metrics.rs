@@ -29,6 +29,7 @@ fn totals() -> Totals {
         process_ns: 100_000_000,
         attributed_ns: 90_000_000,
         shared_ns: 4_000_000,
+        kept_ns: 0,
         unattributed_ns: 6_000_000,
         started: 4,
         finished: 3,

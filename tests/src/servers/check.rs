@@ -18,7 +18,7 @@ use crate::window::{Account, Watched, Window};
 const ENDPOINTS: [(&str, &str); 3] = [("POST", "/login"), ("GET", "/browse"), ("GET", "/report")];
 /// What of the difference between the process's CPU and the application's own figures may be a server's own work on a
 /// request. More would hide what was charged wrongly.
-const MAX_OVERHEAD_NS: f64 = 2e6;
+const MAX_OVERHEAD_NS: f64 = 4e6;
 /// Loads what is loaded late, and starts what is started late.
 const WARM_UP: Load = Load { concurrency: 8, keep_alive: true, requests: 120 };
 /// Requests of one kind, one after another, from which its cost is learned where the application cannot tell it.

@@ -286,6 +286,7 @@ impl Fleet {
                 process_ns: now.process_ns - before.process_ns,
                 attributed_ns: now.attributed_ns - before.attributed_ns,
                 shared_ns: now.shared_ns - before.shared_ns,
+                kept_ns: now.kept_ns.wrapping_sub(before.kept_ns),
                 unattributed_ns: now.unattributed_ns - before.unattributed_ns,
                 started: now.started - before.started,
                 finished: now.finished - before.finished,

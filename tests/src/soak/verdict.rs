@@ -98,7 +98,8 @@ pub fn judge(outcome: &Outcome) -> Vec<String> {
     }
     let last = &outcome.last;
     let figures = &last.figures;
-    let given = figures.attributed_ns + figures.shared_ns + figures.unattributed_ns;
+    let given =
+        (figures.attributed_ns + figures.shared_ns + figures.unattributed_ns).wrapping_add(figures.kept_ns);
     let apart = |a: u64, b: u64| a.abs_diff(b) as f64 / b.max(1) as f64;
     promise(apart(given, figures.process_ns) < GAP, format!("at the end, time is lost or doubled: {last:?}"));
     promise(

@@ -36,7 +36,8 @@ pub(crate) struct Thread {
     pub(crate) slice_charged_ns: u64,
     /// Charged, but not yet handed to the request (or, with none, to nobody).
     pub(crate) held_ns: u64,
-    /// Handed to the current request since the slice began.
+    /// Identity of the request that was handed time last, and how much of it since the slice began.
+    pub(crate) given_to: u64,
     pub(crate) slice_given_ns: u64,
     /// Used for connections while in no request: goes to the next request that it receives.
     pub(crate) carried_ns: u64,
@@ -92,6 +93,8 @@ impl Role {
     pub(crate) const TOLD: u32 = 1 << 4;
     /// Since it last slept, it set a connection up for requests or took one down.
     pub(crate) const TENDS: u32 = 1 << 5;
+    /// It passes connections on to other processes: what it does serves all of them.
+    pub(crate) const PASSES: u32 = 1 << 6;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

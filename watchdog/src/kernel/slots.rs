@@ -220,6 +220,7 @@ impl Kernel {
             process_ns: sum.process_ns + cpu.0.process_ns,
             attributed_ns: sum.attributed_ns + cpu.0.attributed_ns,
             shared_ns: sum.shared_ns + cpu.0.shared_ns,
+            kept_ns: sum.kept_ns.wrapping_add(cpu.0.kept_ns),
             unattributed_ns: sum.unattributed_ns + cpu.0.unattributed_ns,
             started: sum.started + cpu.0.started,
             finished: sum.finished + cpu.0.finished,
