@@ -11,14 +11,14 @@ use watchdog_common::types::{Habit, OngoingRequest, RequestFlags};
 use crate::counters::exchange;
 use crate::maps::{Binding, HABITS, LOCKS, PARKED_REQ, Request, Role, Thread};
 use crate::offsets::Task;
-use crate::request::ongoing;
+use crate::request::{now_ns, ongoing};
 
 /// A pool's thread that has used less than this, in nanoseconds, has found no work.
 const FOUND_NONE_NS: u64 = 50_000;
 /// Work of less than this is not worth a guess: what a pool's thread does between two jobs takes less.
 const LEAST_WORK_NS: u64 = 250_000;
-/// Requests of an endpoint that are seen before it is believed never to give work away.
-const HABIT_AFTER: u32 = 16;
+/// Work that is given away so soon after a request was received is that request's, in nanoseconds.
+const AT_ONCE_NS: u64 = 2_000_000;
 /// One request in so many gives work away, and at least so many were seen to: then it is a habit of the endpoint.
 const HABIT_SHARE: u32 = 4;
 const HABIT_LEAST: u32 = 3;
@@ -92,12 +92,6 @@ fn hand(habit: &mut Habit) {
     if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
         habit.gives_away = 1;
     }
-}
-
-/// Before anything is known, what is certain of a single request is believed.
-#[inline(always)]
-fn may_give_away(habit: &Habit, certain: bool) -> bool {
-    habit.gives_away != 0 || certain && habit.begun < HABIT_AFTER
 }
 
 /// A thread tells another one, by a pipe or the like, that work is done.
@@ -248,8 +242,9 @@ pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
     }
     let place = ongoing(from.request)?;
     let habit = habit_of(place.build_slot, place.endpoint)?;
-    // A loop that has received several may work on any of them.
-    let certain = from.reads <= 1;
+    // A loop that has received several may work on any of them, and one that has received this one long ago may work
+    // on what others received.
+    let certain = from.reads <= 1 && now_ns().saturating_sub(place.last_mono_ns) < AT_ONCE_NS;
     if place.flags & RequestFlags::HANDED == 0 {
         place.flags |= RequestFlags::HANDED;
         enqueue(from.request, tgid);
@@ -260,7 +255,7 @@ pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
             from.reads -= 1;
         }
     }
-    may_give_away(habit, certain).then_some(from.request)
+    (certain || habit.gives_away != 0).then_some(from.request)
 }
 
 /// Gives a thread work for a request; `futex` is what it was woken from.
@@ -274,6 +269,17 @@ pub(crate) fn inherit(to: &mut Thread, request: Request, futex: Option<u64>) {
     to.seen = 0;
     to.role = to.role & !Role::DONE | Role::POOLED | Role::FRESH;
     to.given_on = futex.unwrap_or(0);
+}
+
+/// A pool's thread that is woken in the middle of its work from another futex than the one where it waits for work gets
+/// no other work.
+#[inline(always)]
+pub(crate) fn is_in_work(thread: &Thread, tgid: u32, futex: u64) -> bool {
+    thread.binding == Binding::INHERITED
+        && thread.role & Role::DONE == 0
+        && thread.given_on != 0
+        && tag_of(tgid, futex) != tag_of(tgid, thread.given_on)
+        && ongoing(thread.request).is_some_and(|place| place.flags & RequestFlags::ANSWERED == 0)
 }
 
 /// A pool's thread sleeps on a futex. If that is where it was woken and it has done nothing since, another one was

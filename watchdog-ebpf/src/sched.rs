@@ -8,7 +8,7 @@ use watchdog_common::types::{Loss, RequestFlags};
 use crate::counters;
 use crate::goroutine::{is_go, look};
 use crate::handover::{
-    inherit, is_housekeeping, is_lock, park, remember_lock, settle, tells_done, wait, work_of,
+    inherit, is_housekeeping, is_in_work, is_lock, park, remember_lock, settle, tells_done, wait, work_of,
 };
 use crate::maps::{
     Binding, Role, SLICE_SCRATCH, Slice, Thread, process_of, slot_of, thread_of, thread_of_or_new,
@@ -234,8 +234,8 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     let futex = call.futex();
     let to = thread_of(woken);
     let is_loop = to.as_ref().is_some_and(|to| to.role & Role::RECEIVES != 0);
-    // Only a pool's thread that tells its loop something is worth a state of its own here.
-    let from = if is_loop && futex.is_none() { thread_of_or_new(waker) } else { thread_of(waker) };
+    // Only one that tells a thread something that receives requests is worth a state of its own here.
+    let from = if is_loop { thread_of_or_new(waker) } else { thread_of(waker) };
     let Some(from) = from else { return 0 };
     // Whoever is woken may answer the request before this thread sleeps.
     if from.role & Role::POOLED != 0 && from.binding != Binding::OWN {
@@ -247,8 +247,26 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let busy = to.as_ref().is_some_and(|to| {
-        to.binding == Binding::JOB || to.binding == Binding::OWN && ongoing(to.request).is_some()
+        to.binding == Binding::JOB
+            || to.binding == Binding::OWN && ongoing(to.request).is_some()
+            || futex.is_some_and(|futex| is_in_work(to, tgid, futex))
     });
+    // A thread that accepts and polls connections for others works for the request that comes next there.
+    if is_loop
+        && !busy
+        && futex.is_some()
+        && from.role & (Role::RECEIVES | Role::POOLED) == 0
+        && !from.request.is_some()
+        && let Some(to) = thread_of(woken)
+    {
+        charge(from);
+        if to.carried_ns < CARRIED_NS {
+            counters::kept(process & SLOT_MASK, from.held_ns);
+            to.carried_ns += from.held_ns + from.carried_ns;
+            from.held_ns = 0;
+            from.carried_ns = 0;
+        }
+    }
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
