@@ -7,7 +7,10 @@ use watchdog::kernel::{KernelOptions, Uprobes};
 use watchdog_tests::servers::{self, Session, Trial, judge};
 use watchdog_tests::skip::kernel_or_skip;
 
-const REQUESTS: u64 = 160;
+const REQUESTS: u64 = 100;
+/// A run so short can miss a bound by a request that was cut in two by its ends. One that does not hold is made once
+/// more, so much longer, and then must.
+const LONGER: u64 = 3;
 
 fn holds(name: &str) {
     let Some(mut kernel) =
@@ -17,20 +20,26 @@ fn holds(name: &str) {
     };
     let server = servers::named(name).unwrap_or_else(|error| panic!("{error:#}"));
     let session = Session::open(&mut kernel, server).unwrap_or_else(|error| panic!("{error:#}"));
-    let mut failed = String::new();
+    let (mut failed, mut holds) = (String::new(), true);
     for concurrency in [1, 8, 32] {
         for keep_alive in [true, false] {
-            let trial = Trial { concurrency, keep_alive, requests: REQUESTS, contended: false };
-            let outcome =
-                session.run(&mut kernel, trial).unwrap_or_else(|error| panic!("{name}, {trial}: {error:#}"));
-            let wrong = judge(server, &outcome);
-            if !wrong.is_empty() {
-                let _ =
-                    writeln!(failed, "{name}, {trial}:\n- {}\n{}", wrong.join("\n- "), outcome.told(server));
+            let mut wrong = Vec::new();
+            for requests in [REQUESTS, LONGER * REQUESTS] {
+                let trial = Trial { concurrency, keep_alive, requests, contended: false };
+                let outcome = session
+                    .run(&mut kernel, trial)
+                    .unwrap_or_else(|error| panic!("{name}, {trial}: {error:#}"));
+                wrong = judge(server, &outcome);
+                if wrong.is_empty() {
+                    break;
+                }
+                let told = outcome.told(server);
+                let _ = writeln!(failed, "{name}, {trial}:\n- {}\n{told}", wrong.join("\n- "));
             }
+            holds &= wrong.is_empty();
         }
     }
-    assert!(failed.is_empty(), "\n{failed}");
+    assert!(holds, "\n{failed}");
 }
 
 /// A test for each server, and one that fails when a server has none.

@@ -97,9 +97,12 @@ pub(crate) fn remember(sk: *const c_void, request: Request) {
     }
 }
 
-/// Looks up, at the first receive on a connection, in which request it was made.
-#[inline(always)]
-pub(crate) fn find_outer(connection: &mut Connection, sk: *const c_void) {
+/// Looks up, at the first receive on a connection, in which request it was made. True when that goes on, and belongs to
+/// the same build.
+///
+/// A function of its own, as older kernels allow 512 bytes of stack to a program and all that it calls.
+#[inline(never)]
+pub(crate) fn is_led(connection: &mut Connection, sk: *const c_void, slot: u16) -> bool {
     let ends = ends(sk, true);
     if ends != 0
         && let Some(led) = LED_CONN.get_ptr(place_of(ends, LED_PLACES))
@@ -110,11 +113,6 @@ pub(crate) fn find_outer(connection: &mut Connection, sk: *const c_void) {
             connection.outer = led.request;
         }
     }
-}
-
-/// Whether the request in which a connection was made goes on, and belongs to the same build.
-#[inline(always)]
-pub(crate) fn is_led(connection: &Connection, slot: u16) -> bool {
     connection.outer.is_some() && ongoing(connection.outer).is_some_and(|place| place.build_slot == slot)
 }
 

@@ -13,7 +13,7 @@ use watchdog_common::http::{self, Opening, RESPONSE_WINDOW};
 use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
 use crate::counters::{lost, received};
-use crate::elsewhere::{answered, find_outer, is_led, remember};
+use crate::elsewhere::{answered, is_led, remember};
 use crate::endpoint::{endpoint_of, speaks};
 use crate::goroutine::{is_go, keep, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
@@ -74,6 +74,7 @@ const TCP_LAST_ACK: i32 = 9;
 
 /// Core tier: `sock_recv_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint]
+#[inline(always)]
 pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     on_receive(ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
@@ -81,6 +82,7 @@ pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 
 /// Core tier: `sock_send_length(struct sock *sk, int ret, int flags)`.
 #[btf_tracepoint]
+#[inline(always)]
 pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     on_send(ctx.arg(0), ctx.arg(1));
     0
@@ -96,6 +98,7 @@ macro_rules! tier_a {
     ($($receive:ident, $send:ident;)*) => {$(
         /// Tier A: `(struct socket *sock, struct msghdr *msg, size_t size, int flags)`, at its return.
         #[fexit]
+        #[inline(always)]
         pub(crate) fn $receive(ctx: FExitContext) -> i32 {
             on_receive(sk_of(ctx.arg(0)), ctx.arg(4), ctx.arg(3));
             0
@@ -103,6 +106,7 @@ macro_rules! tier_a {
 
         /// Tier A: `(struct socket *sock, struct msghdr *msg, size_t size)`, at its return.
         #[fexit]
+        #[inline(always)]
         pub(crate) fn $send(ctx: FExitContext) -> i32 {
             on_send(sk_of(ctx.arg(0)), ctx.arg(3));
             0
@@ -254,8 +258,7 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if matches!(op.connection.kind, kind::UNKNOWN | kind::JOINED)
         && let Some(sk) = sk
     {
-        find_outer(op.connection, sk);
-        op.connection.kind = if is_led(op.connection, op.slot) { kind::JOINED } else { kind::UNKNOWN };
+        op.connection.kind = if is_led(op.connection, sk, op.slot) { kind::JOINED } else { kind::UNKNOWN };
     }
     let connection = &mut *op.connection;
     let mut request = match connection.kind {
