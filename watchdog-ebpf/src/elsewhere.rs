@@ -48,7 +48,7 @@ pub(crate) fn lead(sk: *const c_void, request: Request) {
             remember(sk, request);
             return;
         }
-        core::ptr::read_volatile(unix.add(offsets::unix_peer() as usize).cast::<*const c_void>())
+        core::ptr::read_volatile::<*const c_void>(unix.add(offsets::unix_peer() as usize).cast())
     };
     if peer.is_null() {
         return;
@@ -67,10 +67,10 @@ fn ends(sk: *const c_void, peer_first: bool) -> u64 {
     // SAFETY: scalar members of the socket, which the verifier trusts.
     let (address, peer_address, port, peer_port) = unsafe {
         (
-            core::ptr::read_volatile(sk.add(offsets::sock_address() as usize).cast::<u32>()),
-            core::ptr::read_volatile(sk.add(offsets::sock_peer_address() as usize).cast::<u32>()),
-            core::ptr::read_volatile(sk.add(offsets::sock_port() as usize).cast::<u16>()),
-            core::ptr::read_volatile(sk.add(offsets::sock_peer_port() as usize).cast::<u16>()),
+            core::ptr::read_volatile::<u32>(sk.add(offsets::sock_address() as usize).cast()),
+            core::ptr::read_volatile::<u32>(sk.add(offsets::sock_peer_address() as usize).cast()),
+            core::ptr::read_volatile::<u16>(sk.add(offsets::sock_port() as usize).cast()),
+            core::ptr::read_volatile::<u16>(sk.add(offsets::sock_peer_port() as usize).cast()),
         )
     };
     if peer_port == 0 {

@@ -4,10 +4,10 @@ use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, MAX_WILDCARD_MASKS};
 use watchdog_common::http::{PathEnd, PathScan, STEP};
 use watchdog_common::types::{EndpointKey, Loss, Protocol};
 
+use crate::bytes::repeat;
 use crate::counters::lost;
 use crate::maps::{BUILD_SLOTS, ENDPOINTS, SERVICES};
 use crate::offsets;
-use crate::socket::repeat;
 
 /// The first bytes of a request, and as many again that may be looked at, but not used.
 pub(crate) type Head = [u8; 2 * HEAD_WINDOW];

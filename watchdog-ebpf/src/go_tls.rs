@@ -73,7 +73,7 @@ pub(crate) fn go_tls_return(ctx: ProbeContext) -> u32 {
     // SAFETY: a live map value of the goroutine that runs this.
     let read = unsafe { *read };
     let _ = ONGOING_GOREAD.remove(key);
-    if words.first as i64 > 0
+    if words.first.cast_signed() > 0
         && let Some(mut op) = operation(&hit, read.session, read.buffer, words.first)
     {
         receive(&mut op, None);

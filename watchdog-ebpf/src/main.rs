@@ -15,6 +15,7 @@
     reason = "the BPF target has no AtomicU64::fetch_add; its xadd instruction is an intrinsic"
 )]
 
+mod bytes;
 mod counters;
 mod elsewhere;
 mod endpoint;

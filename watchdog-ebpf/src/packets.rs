@@ -10,11 +10,12 @@ use watchdog_common::fastcgi::{Event, Opens};
 use watchdog_common::types::{Loss, Protocol};
 use watchdog_common::{fastcgi, uwsgi};
 
+use crate::bytes::{reloaded, repeat};
 use crate::counters::lost;
 use crate::endpoint::speaks;
 use crate::maps::{Connection, Packets, packets_of_or_new};
 use crate::registers::{Via, read_pair, read_user};
-use crate::socket::{Operation, Received, kind, phase, reloaded, repeat};
+use crate::socket::{Operation, Received, kind, phase};
 
 /// Pieces (records, parameters, headers) of one call that are looked at; a call that holds more than that is lost.
 const MAX_PIECES: u32 = 1 << 14;

@@ -6,6 +6,7 @@ use watchdog_common::fastcgi::begins_response;
 use watchdog_common::http::{self, Framing, RESPONSE_WINDOW, STEP};
 use watchdog_common::types::{Loss, RequestFlags};
 
+use crate::bytes::{read_window, reloaded, repeat};
 use crate::counters::lost;
 use crate::elsewhere::{asked, lead};
 use crate::fastcgi;
@@ -14,7 +15,7 @@ use crate::handover::{LONGEST_SIGN, answers, settle, tells_done};
 use crate::maps::{Binding, Role};
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
-use crate::socket::{Operation, kind, phase, read_window, reloaded, repeat};
+use crate::socket::{Operation, kind, phase};
 
 /// How a response's end is told.
 mod framing {
