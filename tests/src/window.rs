@@ -35,8 +35,11 @@ impl Watched {
         let slot = kernel.open_slot(service, endpoints)?;
         let watched = Self { slot, roots: roots.to_vec() };
         // The parents first: what they fork from here on inherits the slot, and what they forked before is in the list.
-        for pid in roots.iter().chain(&watched.pids()?) {
+        for pid in roots {
             kernel.watch(*pid, slot);
+        }
+        for pid in watched.pids()? {
+            kernel.watch(pid, slot);
         }
         Ok(watched)
     }
