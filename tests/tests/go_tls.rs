@@ -84,7 +84,7 @@ fn a_program_without_symbols_is_measured_too() {
         let watched = Watched::open(&mut kernel, 0, &patterns(), &running.roots)?;
         for keep_alive in [true, false] {
             let window = Window::open(&mut kernel, &[watched.slot])?;
-            let report = load(&running.target, keep_alive, 120)?;
+            let report = load(&running.target, keep_alive, 360)?;
             let seen = window.close(&mut kernel)?;
             let account = &seen.accounts[&watched.slot];
             let counted = |endpoint| account.of(endpoint).count;
@@ -93,8 +93,7 @@ fn a_program_without_symbols_is_measured_too() {
             ensure!(counted(LOGIN) == report.count("login"), "{} logins: {told}", counted(LOGIN));
             ensure!(counted(BROWSE) == report.count("browse"), "{} browses: {told}", counted(BROWSE));
             ensure!(seen.losses[Loss::Tls as usize] == 0, "TLS that is read counts as lost: {told}");
-            // What is promised, tests/servers.rs holds over longer runs.
-            ensure!(account.coverage() >= 0.93, "coverage is {:.3}: {told}", account.coverage());
+            ensure!(account.coverage() >= 0.95, "coverage is {:.3}: {told}", account.coverage());
         }
         watched.release(&mut kernel)
     };

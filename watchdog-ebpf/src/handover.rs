@@ -79,8 +79,9 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
             habit.handed >>= 1;
             habit.waited >>= 1;
             habit.told >>= 1;
-            let seen = habit.handed + habit.told;
-            habit.gives_away = u32::from(seen * HABIT_KEPT >= habit.begun);
+        }
+        if (habit.handed + habit.told) * HABIT_KEPT < habit.begun {
+            habit.gives_away = 0;
         }
     }
 }
@@ -225,9 +226,10 @@ fn find_parked(tgid: u32) -> Option<Request> {
     None
 }
 
-/// Which request the work is for that a thread in a request gives to another thread.
+/// Which request the work is for that a thread in a request gives to another thread. Loops wake each other for many
+/// reasons: only what is given `to_pool` shows a habit.
 #[inline(always)]
-pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
+pub(crate) fn work_of(from: &mut Thread, tgid: u32, to_pool: bool) -> Option<Request> {
     // Event loops read several requests before they work on the first.
     if from.role & Role::RECEIVES != 0
         && let Some(request) = take_parked(tgid)
@@ -248,7 +250,7 @@ pub(crate) fn work_of(from: &mut Thread, tgid: u32) -> Option<Request> {
     if place.flags & RequestFlags::HANDED == 0 {
         place.flags |= RequestFlags::HANDED;
         enqueue(from.request, tgid);
-        if certain {
+        if certain && to_pool {
             hand(habit);
         }
         if from.reads != 0 {

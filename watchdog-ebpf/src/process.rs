@@ -38,7 +38,7 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     // A thread or a program that is started in the middle of a request works for it.
     if !is_go(process)
         && let Some(from) = thread_of(task)
-        && let Some(request) = work_of(from, parent)
+        && let Some(request) = work_of(from, parent, true)
         && let Some(to) = thread_of_or_new(new)
     {
         inherit(to, request, None);
@@ -76,6 +76,8 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         counters::unattributed(slot, thread.carried_ns);
         counters::kept(slot, thread.carried_ns.wrapping_neg());
         thread.carried_ns = 0;
+        // What it uses until its last switch is nobody's: it will receive no request for which to keep it.
+        thread.role = 0;
     }
     // The kernel took this thread off the count before it called us.
     if task.live_threads() != 0 {

@@ -270,7 +270,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
-        && let Some(request) = work_of(from, tgid)
+        && let Some(request) = work_of(from, tgid, !is_loop)
     {
         let Some(to) = thread_of_or_new(woken) else {
             counters::lost(Loss::TaskStorage);
