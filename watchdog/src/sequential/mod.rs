@@ -32,6 +32,7 @@ mod standing;
 pub mod stats;
 mod summary;
 mod tally;
+pub mod vectors;
 
 #[cfg(test)]
 mod simulation;
