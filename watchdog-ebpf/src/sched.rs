@@ -270,13 +270,13 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
-        && let Some(request) = work_of(from, tgid, !is_loop)
+        && let Some(given) = work_of(from, tgid, !is_loop)
     {
         let Some(to) = thread_of_or_new(woken) else {
             counters::lost(Loss::TaskStorage);
             return 0;
         };
-        inherit(to, request, futex);
+        inherit(to, &given, futex);
     }
     if is_loop
         && futex.is_none()
