@@ -4,6 +4,8 @@
 //! everything a little slower; the components find what makes one thing much slower. Each part is worth 1 in expectation at
 //! most while the budgets hold, so their weighted sum is as well, whatever depends on whatever.
 
+mod unfinished;
+
 use serde::{Deserialize, Serialize};
 
 use super::Parameters;
@@ -11,6 +13,8 @@ use super::component::{Component, Conditions, InvalidComponents, Pool, positive}
 use super::late::{Late, SinceStart, Totals};
 use super::layout::{Layout, Place};
 use super::process::{Process, released};
+
+pub use self::unfinished::{Floor, Unfinished};
 
 /// When the evidence first reached the bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

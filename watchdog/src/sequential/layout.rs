@@ -82,6 +82,14 @@ impl Layout {
         self.endpoints.get(number).is_some_and(|places| places.pool_end > 0)
     }
 
+    /// The pool's limits of the endpoint by which a request weighs least, whatever its outcome.
+    pub(super) fn largest_pool_limits(&self, number: usize) -> Option<(f64, f64)> {
+        let places = self.endpoints.get(number)?;
+        let limits = &self.pool.as_ref()?.limits[places.pool_first..places.pool_end];
+        let largest = |of: fn(&PoolLimit) -> f64| limits.iter().map(of).max_by(f64::total_cmp);
+        largest(|limit| limit.overall).zip(largest(|limit| limit.of_build))
+    }
+
     /// Whether anything looks at the endpoint.
     #[inline]
     pub(super) fn watches(&self, number: usize) -> bool {

@@ -46,7 +46,7 @@ pub(crate) mod workload;
 pub use bets::{BETS, Bets, InvalidBets, STAKE};
 pub use clearance::{Clearance, cap_for_clearing};
 pub use component::{Component, Conditions, InvalidComponents, Kind, Pool, PoolLimit, Scope, Stratum};
-pub use engine::{Carrier, Crossing, Engine, Stop};
+pub use engine::{Carrier, Crossing, Engine, Floor, Stop, Unfinished};
 pub use interval::{
     Interval, Weighted, interval, interval_with, ln_evidence_above, ln_evidence_above_with,
     ln_evidence_below, ln_evidence_below_with,
