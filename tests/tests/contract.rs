@@ -123,7 +123,8 @@ fn no_map_is_there_that_the_agent_does_not_know() {
 fn every_program_hangs_on_the_hook_it_is_named_after() {
     let object = parsed();
     let extra = || program::POOL.into_iter().chain(program::TLS);
-    let known = names(program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A).chain(extra()));
+    let tiers = program::ALWAYS.into_iter().chain(program::CORE).chain(program::TIER_A);
+    let known = names(tiers.chain([program::CPU_CLOCK]).chain(extra()));
     assert_eq!(names(object.programs.keys().map(String::as_str)), known);
     for (name, built) in &object.programs {
         let fits = if program::TIER_A.contains(&name.as_str()) {
@@ -135,6 +136,8 @@ fn every_program_hangs_on_the_hook_it_is_named_after() {
                 ProgramSection::URetProbe { sleepable: false } => name.ends_with("_end"),
                 _ => false,
             }
+        } else if name == program::CPU_CLOCK {
+            matches!(built.section, ProgramSection::PerfEvent)
         } else {
             matches!(built.section, ProgramSection::BtfTracePoint)
         };

@@ -2,11 +2,15 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use watchdog::clock::mono_ns;
 use watchdog::kernel::KernelOptions;
+use watchdog::store::Store;
 use watchdog_common::types::OngoingRequest;
+use watchdog_tests::agent::site::{BASELINE, GOOD_US, site_or_skip};
+use watchdog_tests::agent::{Agent, ENDED};
 use watchdog_tests::burn::meter::process_cpu_ns;
 use watchdog_tests::harness::Burn;
 use watchdog_tests::load::Target;
@@ -15,6 +19,8 @@ use watchdog_tests::skip::kernel_or_skip;
 use watchdog_tests::window::Watched;
 
 const LOGIN: u16 = 1;
+/// On-CPU time of a login that never ends while anybody waits for it.
+const HANGING_US: u64 = 600_000_000;
 
 #[test]
 fn what_runs_on_is_known_before_it_ends() {
@@ -56,4 +62,66 @@ fn what_runs_on_is_known_before_it_ends() {
     assert!(figures.attributed_ns * 10 >= figures.process_ns * 8, "{figures:?}");
     drop(burn);
     watched.release(&mut kernel).expect("the slot is given back");
+}
+
+/// A login that never returns, one a second: none of them ever ends, and still the build goes.
+#[test]
+fn a_build_whose_logins_never_end_is_rolled_back() {
+    let Some(site) = site_or_skip() else { return };
+    site.configure(&[site.web().expect("a service")]).expect("a configuration");
+    let _good = site.deploy("good", GOOD_US).expect("the good build");
+    let agent = Agent::start(&site).expect("the agent");
+    site.visit(BASELINE).expect("visitors");
+
+    let hanging = site.deploy("hanging", HANGING_US).expect("the bad build");
+    let Target::Unix(socket) = site.target() else { panic!("the site is behind a unix socket") };
+    let mut sent = Vec::new();
+    let incident = loop {
+        assert!(sent.len() < 15, "{}", agent.log_tail());
+        let mut connection = UnixStream::connect(&socket).expect("a connection");
+        let login = "POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 24\r\n\r\nuser=ann&password=secret";
+        connection.write_all(login.as_bytes()).expect("the request is sent");
+        sent.push(connection);
+        std::thread::sleep(Duration::from_secs(1));
+        if let Some(incident) = agent.incidents().expect("the agent answers").first() {
+            break incident.clone();
+        }
+    };
+    assert_eq!(incident.bad_build.as_str(), "hanging");
+    let ledger = Store::open_reader(&site.state_dir()).expect("the ledger");
+    let evidence = ledger.incidents(1).expect("incidents")[0].evidence.clone();
+    // Five have to be there, at one a second; one more may be needed where the CPU is shared with others.
+    println!("{} logins were sent: {evidence}", sent.len());
+    assert!(evidence["unfinished"]["requests"].as_u64().is_some_and(|n| (5..=7).contains(&n)), "{evidence}");
+    agent
+        .wait_for("the hook", Duration::from_secs(30), |_| Ok((site.hook_runs() > 0).then_some(())))
+        .expect("the hook runs");
+    drop(hanging);
+    let incident = agent.wait_for_incident(&ENDED, Duration::from_secs(60)).expect("an end");
+    assert_eq!(site.hook_runs(), 1, "{incident:?}");
+}
+
+/// Requests that wait, however many and however long, use nothing and prove nothing.
+#[test]
+fn a_build_whose_requests_wait_is_left_alone() {
+    let Some(site) = site_or_skip() else { return };
+    site.configure(&[site.web().expect("a service")]).expect("a configuration");
+    let _good = site.deploy("good", GOOD_US).expect("the good build");
+    let agent = Agent::start(&site).expect("the agent");
+    site.visit(BASELINE).expect("visitors");
+    let _second = site.deploy("second", GOOD_US).expect("the new build");
+    let Target::Unix(socket) = site.target() else { panic!("the site is behind a unix socket") };
+    // Their bodies do not come.
+    let waiting: Vec<UnixStream> = (0..20)
+        .map(|_| {
+            let mut connection = UnixStream::connect(&socket).expect("a connection");
+            let head = b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 24\r\n\r\nuser=";
+            connection.write_all(head).expect("the head is sent");
+            connection
+        })
+        .collect();
+    site.visit(200).expect("visitors");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(agent.incidents().expect("the agent answers"), []);
+    drop(waiting);
 }

@@ -26,7 +26,7 @@ const ATTACHED_FOR: Duration = Duration::from_secs(1);
 const THROW_EVERY: Duration = Duration::from_millis(200);
 const PROGRAM_EVERY: Duration = Duration::from_millis(250);
 /// From a new build's start until it serves, and from then until the old one is ended.
-const SETTLES: Duration = Duration::from_millis(1_000);
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// What one load has done.
 #[derive(Clone, Debug)]

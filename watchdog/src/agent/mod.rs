@@ -16,6 +16,7 @@ mod run;
 mod second;
 mod service;
 mod snapshot;
+mod unfinished;
 mod verifying;
 
 use std::collections::HashMap;
@@ -71,6 +72,7 @@ struct Agent {
     last_tick_mono_ns: u64,
     losses_told: Told,
     opinions: second::Opinions,
+    looked_at_unfinished_mono_ns: u64,
 }
 
 /// An open build slot of the kernel.
@@ -154,6 +156,8 @@ impl Agent {
         if let Some(tick) = self.report("draining the kernel's maps", drained) {
             self.count_losses(&tick.losses, now_mono_ns);
             self.take_requests(&tick);
+            self.take_cut_off(&tick.cut_off);
+            self.look_at_unfinished(now_mono_ns);
             self.take_conservation(&tick.conservation, span_ns, now_mono_ns);
             self.take_blindness(&tick);
             self.follow_processes(&tick.processes, now_mono_ns);

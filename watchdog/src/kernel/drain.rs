@@ -43,7 +43,8 @@ impl Kernel {
             .collect();
         let processes = drain(&mut self.processes, parse_process);
         self.tick_uprobes(&processes, &total(&slot_losses), now_mono_ns);
-        for request in self.sweep(now_mono_ns) {
+        let cut_off = self.sweep(now_mono_ns);
+        for request in &cut_off {
             let of_slot = slot_losses.entry(request.build_slot).or_default();
             of_slot[Loss::Abandoned as usize] += 1;
         }
@@ -57,6 +58,7 @@ impl Kernel {
             mono_ns: now_mono_ns,
             samples,
             rebuilt,
+            cut_off,
             processes,
             conservation,
             blind,

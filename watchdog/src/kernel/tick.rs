@@ -1,6 +1,6 @@
 //! What one drain of the kernel's maps brought. Pure values: a recorded run replays them.
 
-use watchdog_common::types::{Blind, Conservation, Loss, ProcessEvent, Sample};
+use watchdog_common::types::{Blind, Conservation, Loss, OngoingRequest, ProcessEvent, Sample};
 
 /// By [`Loss`] as index.
 pub type LossCounts = [u64; Loss::ALL.len()];
@@ -14,6 +14,8 @@ pub struct Tick {
     pub samples: Vec<Sample>,
     /// Requests whose samples the ring dropped, rebuilt from the kernel's histogram.
     pub rebuilt: Vec<RebuiltRequests>,
+    /// Requests that will never end, because their process did or their connection was closed long ago.
+    pub cut_off: Vec<OngoingRequest>,
     pub processes: Vec<ProcessEvent>,
     /// Per build slot, since the slot was taken (not a difference).
     pub conservation: Vec<(u16, Conservation)>,

@@ -84,6 +84,15 @@ pub struct EstimateFigures {
     pub windows: u64,
 }
 
+/// Requests of the endpoint that had begun and not ended when the verdict fell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedFigures {
+    pub requests: u64,
+    /// What they had used until then, together.
+    pub cpu_seconds: f64,
+    pub longest_cpu_seconds: f64,
+}
+
 /// Everything a verdict rests on. Times are on-CPU seconds per request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -126,6 +135,9 @@ pub struct Evidence {
     /// Absent where it cannot be told.
     #[serde(default)]
     pub estimate: Option<EstimateFigures>,
+    /// Present when the verdict rests on requests that had not ended.
+    #[serde(default)]
+    pub unfinished: Option<UnfinishedFigures>,
 }
 
 fn direct() -> Record {
@@ -155,6 +167,9 @@ impl Evidence {
 
     /// The sentence without how many requests it took.
     pub fn finding(&self) -> String {
+        if let Some(unfinished) = &self.unfinished {
+            return self.hanging(unfinished);
+        }
         let needs = self.needs();
         match self.budget {
             BudgetKind::MeanCpu => format!("{needs}, budget {}", cpu(self.limit_cpu_seconds)),
@@ -168,6 +183,31 @@ impl Evidence {
             }
             BudgetKind::VsBaseline { ratio } => self.against_baseline(&needs, ratio),
         }
+    }
+
+    fn hanging(&self, unfinished: &UnfinishedFigures) -> String {
+        let (requests, have) = match unfinished.requests {
+            1 => ("1 request".to_owned(), "has"),
+            n => (format!("{n} requests"), "have"),
+        };
+        let budget = match self.budget {
+            BudgetKind::VsBaseline { .. } => match &self.baseline {
+                Some(baseline) if baseline.requests > 0 => format!(
+                    "the good build {} needed {} per request",
+                    baseline.build,
+                    cpu(baseline.mean_cpu_seconds)
+                ),
+                _ => "more than the good build ever needed".to_owned(),
+            },
+            _ => format!("budget {} per request", cpu(self.limit_cpu_seconds)),
+        };
+        format!(
+            "build {}: {requests} of {} {have} not ended and {have} used {} CPU so far, the longest {}; {budget}",
+            self.build,
+            self.endpoint,
+            cpu(unfinished.cpu_seconds),
+            cpu(unfinished.longest_cpu_seconds)
+        )
     }
 
     /// How it was measured, unless in the usual way.
@@ -278,6 +318,7 @@ mod tests {
             measured_by: Record::Direct,
             confidence: None,
             estimate: None,
+            unfinished: None,
         }
     }
 
@@ -294,6 +335,13 @@ mod tests {
             estimated.sentence(),
             "build 9f3c needs 212 ms CPU per login request (at least 141 ms), budget 110 ms (estimated from CPU time \
              and counts, as only 41 % of the time could be charged for certain); 900 requests were enough"
+        );
+        let unfinished = UnfinishedFigures { requests: 5, cpu_seconds: 9.87, longest_cpu_seconds: 4.0 };
+        let hanging = Evidence { unfinished: Some(unfinished), requests: 5, ..evidence() };
+        assert_eq!(
+            hanging.sentence(),
+            "build 9f3c: 5 requests of login have not ended and have used 9.87 s CPU so far, the longest 4 s; budget \
+             110 ms per request; 5 requests were enough"
         );
         let share = Evidence {
             budget: BudgetKind::HostShare { peak_rate: 40.0, max_share: 0.25 },

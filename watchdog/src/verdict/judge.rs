@@ -6,6 +6,7 @@ use super::estimated::Looks;
 use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure as Measured};
 use super::plan::{EndpointPlan, Meaning, Plan};
 use super::record::{Measure, Opinion, Record};
+use super::unfinished::Cut;
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
@@ -19,7 +20,7 @@ use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters,
 pub struct Judge {
     service: ServiceName,
     pub(super) probation: Probation,
-    conditions: Conditions,
+    pub(super) conditions: Conditions,
     pub(super) engine: Engine,
     pub(super) meanings: Vec<Meaning>,
     pub(super) endpoints: Vec<Watched>,
@@ -28,6 +29,8 @@ pub struct Judge {
     over_budget: Option<Box<Evidence>>,
     /// The same by the estimate, where that is the measure of record.
     pub(super) estimated: Option<Box<Evidence>>,
+    #[serde(default)]
+    pub(super) unfinished: Cut,
 }
 
 /// One endpoint: what it is held to and what it did.
@@ -79,6 +82,7 @@ impl Judge {
             exceeds: None,
             over_budget: None,
             estimated: None,
+            unfinished: Cut::default(),
         }
     }
 
@@ -100,7 +104,7 @@ impl Judge {
         if self.conditions.is_warm() {
             watched.settle_claims(class, x / self.conditions.factor(), seen.count, self.engine.parameters());
         }
-        let second = seen.end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let second = self.second_of(seen.end_mono_ns);
         self.engine.observe(second, seen.endpoint, class, x, seen.count, self.conditions);
         if self.exceeds.is_none()
             && let Some(crossing) = self.engine.violated()
@@ -113,6 +117,21 @@ impl Judge {
             let overall = self.engine.max_evidence_overall();
             self.over_budget = Some(Box::new(self.evidence_at(crossing, overall, true)));
         }
+    }
+
+    /// Whole seconds since the build came.
+    pub(super) fn second_of(&self, mono_ns: u64) -> u64 {
+        mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000
+    }
+
+    /// The evidence has reached the bar, by direct figures.
+    pub fn is_over(&self) -> bool {
+        self.exceeds.is_some()
+    }
+
+    /// Latches a verdict that requests under way have brought.
+    pub(super) fn convict(&mut self, evidence: Evidence) {
+        self.exceeds.get_or_insert_with(|| Box::new(evidence));
     }
 
     /// More CPU of a request that was observed already: in the means, not in the evidence, which has judged it.
@@ -330,6 +349,7 @@ impl Judge {
             measured_by: Measure::Direct,
             confidence: watched.opinion.as_ref().and_then(|opinion| opinion.confidence),
             estimate: watched.opinion.as_ref().and_then(Opinion::figures),
+            unfinished: None,
         }
     }
 }

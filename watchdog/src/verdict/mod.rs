@@ -28,6 +28,7 @@ mod judge;
 mod plan;
 mod record;
 mod second;
+mod unfinished;
 
 #[cfg(test)]
 mod plan_tests;
@@ -47,9 +48,11 @@ use crate::model::{BuildId, EndpointName, StatusClass};
 
 pub use evidence::{
     BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, Measure as Measured, Outcome,
+    UnfinishedFigures,
 };
 pub use judge::{EndpointFigures, Judge};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
+pub use unfinished::UnderWay;
 
 /// What the judge knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -101,6 +101,7 @@ impl Judge {
             measured_by: Measure::Estimate,
             confidence: opinion.confidence,
             estimate: opinion.figures(),
+            unfinished: None,
         })
     }
 
