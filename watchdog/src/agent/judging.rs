@@ -32,7 +32,7 @@ impl Agent {
                 Some(seen) => {
                     let began_mono_ns =
                         sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
-                    self.observe(sample.build_slot, &seen, began_mono_ns);
+                    self.observe(sample.build_slot, &seen, Some(sample.tgid), began_mono_ns);
                     self.verify_request(sample.build_slot, &seen, began_mono_ns);
                 }
                 None => self.continuation(sample.build_slot, sample.endpoint, class, sample.oncpu_ns),
@@ -41,14 +41,14 @@ impl Agent {
         }
         for rebuilt in &tick.rebuilt {
             for seen in Observation::of_rebuilt(rebuilt, tick.mono_ns) {
-                self.observe(rebuilt.build_slot, &seen, tick.mono_ns);
+                self.observe(rebuilt.build_slot, &seen, None, tick.mono_ns);
                 // When it began is not known; a tick before its end is close enough to say which side of the hook.
                 self.verify_request(rebuilt.build_slot, &seen, tick.mono_ns);
             }
         }
     }
 
-    fn observe(&mut self, slot: u16, seen: &Observation, began_mono_ns: u64) {
+    fn observe(&mut self, slot: u16, seen: &Observation, tgid: Option<u32>, began_mono_ns: u64) {
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &mut self.services[slot.service];
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
@@ -62,10 +62,16 @@ impl Agent {
             direct_ns: seen.cpu_ns,
         });
         if let Some(judged) = &mut build.judged {
+            let conditions =
+                self.environment.conditions(tgid, seen.endpoint, began_mono_ns, &build.processes);
+            judged.judge.set_conditions(conditions);
             judged.judge.observe(seen);
             judged.stale = true;
             let first = judged.first_end_mono_ns.get_or_insert(seen.end_mono_ns);
             *first = seen.end_mono_ns.min(*first);
+        }
+        if let Some(tgid) = tgid {
+            self.environment.warmup.served(tgid, seen.endpoint, seen.count);
         }
     }
 

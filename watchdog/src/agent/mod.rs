@@ -6,6 +6,7 @@
 //! the loop goes on.
 
 mod coverage;
+mod environment;
 mod flips;
 mod hidden;
 mod judging;
@@ -71,6 +72,7 @@ struct Agent {
     last_tick_mono_ns: u64,
     losses_told: Told,
     opinions: second::Opinions,
+    environment: environment::Environment,
 }
 
 /// An open build slot of the kernel.

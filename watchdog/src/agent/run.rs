@@ -105,6 +105,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
         opinions: super::second::Opinions::default(),
+        environment: super::environment::Environment::default(),
     };
     agent.take_over()?;
     heartbeat.beat(clock::mono_ns());

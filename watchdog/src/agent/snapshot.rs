@@ -112,6 +112,7 @@ impl Agent {
             log_evidence: judged.map(|judged| judged.judge.log_evidence().0),
             verdict: judged.map(|judged| judged.verdict.label().to_owned()),
             sentence: judged.map(|judged| judged.verdict.sentence()),
+            warming: judged.and_then(|_| self.warming(build)),
             endpoints: service
                 .config
                 .endpoints

@@ -144,6 +144,8 @@ pub struct ServiceConfig {
     pub build: BuildSource,
     pub protocol: Protocol,
     pub uprobes: Uprobes,
+    /// What requests of a process that warms up may cost, in multiples of their budgets; `None`: by its runtime.
+    pub warmup_factor: Option<f64>,
     pub mode: Mode,
     /// How long a new build stays on probation.
     pub guard_for: Duration,

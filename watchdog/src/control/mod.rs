@@ -145,6 +145,9 @@ pub struct BuildStatus {
     pub verdict: Option<String>,
     /// The verdict in one sentence.
     pub sentence: Option<String>,
+    /// Of a judged build: processes that have just begun, whose first requests may cost more.
+    #[serde(default)]
+    pub warming: Option<WarmingStatus>,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -171,6 +174,14 @@ pub struct EndpointStatus {
     /// Why that one.
     #[serde(default)]
     pub measure_why: Option<String>,
+}
+
+/// Processes that warm up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WarmingStatus {
+    pub processes: u64,
+    /// What their requests may cost, in multiples of the budgets.
+    pub factor: f64,
 }
 
 /// On-CPU seconds per request.

@@ -89,6 +89,7 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     let _ = write!(line, ", seen for {}", duration(build.seen_for_seconds));
     wrap(text, &line, "", "    ", width);
     verdict(text, build, width);
+    surroundings(text, build, width);
     if build.endpoints.is_empty() {
         return;
     }
@@ -166,6 +167,19 @@ fn verdict(text: &mut String, build: &BuildStatus, width: usize) {
         "not_measurable" => loud(text, &format!("NOT MEASURABLE, so not judged: {sentence}"), "    ", width),
         "over_budget_unattributed" => loud(text, sentence, "    ", width),
         _ => wrap(text, sentence, "    ", "      ", width),
+    }
+}
+
+/// What is not the build's doing.
+fn surroundings(text: &mut String, build: &BuildStatus, width: usize) {
+    if let Some(warming) = &build.warming {
+        let line = format!(
+            "warming up: {} process{} younger than 30 s; their requests may cost {} times their budget",
+            warming.processes,
+            if warming.processes == 1 { "" } else { "es" },
+            warming.factor
+        );
+        wrap(text, &line, "    ", "      ", width);
     }
 }
 
@@ -352,7 +366,7 @@ fn moment(unix_ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::control::EstimateStatus;
+    use crate::control::{EstimateStatus, WarmingStatus};
 
     fn snapshot() -> StatusSnapshot {
         let endpoint = |name: &str| EndpointStatus {
@@ -407,6 +421,7 @@ mod tests {
                     probation_left_seconds: Some(86_000.0),
                     log_evidence: Some(0.3),
                     verdict: Some("not_measurable".to_owned()),
+                    warming: Some(WarmingStatus { processes: 3, factor: 4.0 }),
                     sentence: Some("coverage is 41 %, 80 % are needed".to_owned()),
                     endpoints: vec![
                         endpoint("login"),
