@@ -61,17 +61,11 @@ impl Agent {
             count: seen.count,
             direct_ns: seen.cpu_ns,
         });
+        self.environment.request((slot.service, &slot.build), build, seen, (tgid, began_mono_ns));
         if let Some(judged) = &mut build.judged {
-            let conditions =
-                self.environment.conditions(tgid, seen.endpoint, began_mono_ns, &build.processes);
-            judged.judge.set_conditions(conditions);
-            judged.judge.observe(seen);
             judged.stale = true;
             let first = judged.first_end_mono_ns.get_or_insert(seen.end_mono_ns);
             *first = seen.end_mono_ns.min(*first);
-        }
-        if let Some(tgid) = tgid {
-            self.environment.warmup.served(tgid, seen.endpoint, seen.count);
         }
     }
 
@@ -159,11 +153,11 @@ impl Agent {
     fn ask_judges(&mut self, now_mono_ns: u64) -> bool {
         let lost = self.lost_for_good();
         let mut found = false;
-        for service in &mut self.services {
+        for (index, service) in self.services.iter_mut().enumerate() {
             let coverage = Coverage::ratio(&service.coverage);
             let min_coverage = self.config.agent.min_coverage;
             let blind = service.hidden.blind(service.config.name.as_str(), min_coverage);
-            for build in service.builds.values_mut() {
+            for (id, build) in &mut service.builds {
                 let Some(judged) = &mut build.judged else { continue };
                 let age_ns = now_mono_ns.saturating_sub(judged.verdict_mono_ns);
                 if !judged.stale && age_ns < JUDGE_AT_LEAST_EVERY_NS {
@@ -171,12 +165,13 @@ impl Agent {
                 }
                 judged.stale = false;
                 judged.verdict_mono_ns = now_mono_ns;
-                judged.verdict = judged.judge.verdict(&Measurability {
+                let measured = Measurability {
                     coverage,
                     min_coverage,
                     lost_requests: lost - judged.lost_before + build.second.lost,
                     blind: blind.clone(),
-                });
+                };
+                judged.verdict = self.environment.verdict(&(index, id.clone()), judged, &measured);
                 found |= is_over(&judged.verdict) && !judged.settled;
             }
         }

@@ -162,6 +162,7 @@ impl Agent {
         } else {
             self.follow_processes(&[], now_mono_ns);
         }
+        self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(now_mono_ns);
         self.carry_incidents(now_mono_ns);

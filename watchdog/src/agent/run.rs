@@ -105,7 +105,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
         opinions: super::second::Opinions::default(),
-        environment: super::environment::Environment::default(),
+        environment: super::environment::Environment::start(),
     };
     agent.take_over()?;
     heartbeat.beat(clock::mono_ns());
@@ -268,6 +268,7 @@ impl Agent {
                 service.builds.retain(|_, build| build.judged.is_none());
             }
         }
+        self.environment.forget_services();
         self.identifier.reload(&config.services);
         self.services = services;
         self.config = config;

@@ -221,6 +221,8 @@ pub struct EndpointConfig {
     pub method: Option<String>,
     /// Exact, or with `*` standing for one whole segment.
     pub path: String,
+    /// The service's changes do not touch it: when it becomes dearer, the host has become slower.
+    pub control: bool,
     pub budget: Budget,
 }
 

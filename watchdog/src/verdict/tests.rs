@@ -21,6 +21,7 @@ pub(super) fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
         name: (*name).into(),
         method: None,
         path: format!("/{name}"),
+        control: false,
         budget: budget.clone(),
     };
     ServiceConfig {
