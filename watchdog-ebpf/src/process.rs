@@ -38,10 +38,10 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     // A thread or a program that is started in the middle of a request works for it.
     if !is_go(process)
         && let Some(from) = thread_of(task)
-        && let Some(request) = work_of(from, parent, true)
+        && let Some(given) = work_of(from, parent, true)
         && let Some(to) = thread_of_or_new(new)
     {
-        inherit(to, request, None);
+        inherit(to, &given, None);
     }
     if child != parent {
         set_process(child, process);

@@ -5,6 +5,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use watchdog_common::abi::SLOT_MASK;
 use watchdog_common::types::{Loss, RequestFlags};
 
+use crate::clock;
 use crate::counters;
 use crate::goroutine::{is_go, look};
 use crate::handover::{
@@ -17,6 +18,8 @@ use crate::offsets::Task;
 use crate::registers::{SystemCall, call};
 use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
 
+/// Of a thread that has used so much without a pause, in nanoseconds, it is known whose work it does.
+const LONG_NS: u64 = 200_000_000;
 /// Kept for the next request without a sign that it concerns one, in nanoseconds.
 const CARRIED_UNSEEN_NS: u64 = 50_000;
 /// Kept with a sign by a thread that has not received any request.
@@ -115,6 +118,9 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
     thread.segment_mono_ns = 0;
     if sleeps {
         went_idle(thread, leaving);
+    } else if thread.held_ns >= LONG_NS && clock::is_certain(thread) {
+        // A request that never sleeps would not be charged before its end.
+        flush(thread, slot);
     }
 }
 
@@ -270,13 +276,13 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
-        && let Some(request) = work_of(from, tgid, !is_loop)
+        && let Some(given) = work_of(from, tgid, !is_loop)
     {
         let Some(to) = thread_of_or_new(woken) else {
             counters::lost(Loss::TaskStorage);
             return 0;
         };
-        inherit(to, request, futex);
+        inherit(to, &given, futex);
     }
     if is_loop
         && futex.is_none()
