@@ -111,6 +111,12 @@ impl Scene {
             found.sentence
         );
         assert_eq!(found.bad_build.as_str(), "v3");
+        let cost =
+            self.agent.metrics().unwrap().sum("load_watchdog_calibration_cpu_seconds_total", &[]).unwrap();
+        let share = cost / self.agent.status().unwrap().agent.uptime_seconds;
+        println!("the calibration loop took {:.3} % of a core", 100.0 * share);
+        // A tenth of a percent, and what the looks out of turn cost in a run as short as this one.
+        assert!(share > 0.0 && share < 0.0015, "{share}");
         self.load.stop();
         self.load.wait();
         println!("took {:.0} s in all", self.began.elapsed().as_secs_f64());

@@ -182,6 +182,15 @@ fn each_way_to_match_and_to_name_a_build() {
 }
 
 #[test]
+fn an_endpoint_without_a_budget_may_be_a_control() {
+    let text =
+        format!("{MINIMAL}[[service.endpoint]]\nname = \"health\"\npath = \"/health\"\ncontrol = true\n");
+    let config = Config::parse(&text, "c.toml").unwrap();
+    let controls: Vec<bool> = config.services[0].endpoints.iter().map(|endpoint| endpoint.control).collect();
+    assert_eq!(controls, [false, true]);
+}
+
+#[test]
 fn durations_and_quantiles() {
     let text = MINIMAL.replace(
         "{ mean_cpu = \"80ms\" }",

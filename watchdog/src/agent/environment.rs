@@ -17,6 +17,7 @@ use crate::identity::{Identified, Runtime};
 use crate::incident::BuildState;
 use crate::metrics;
 use crate::model::{BuildId, EndpointName, StatusClass};
+use crate::sequential::Conditions;
 use crate::verdict::{Measurability, Observation, Verdict};
 
 /// What a control may cost where no budget is relative, in multiples of what it used to.
@@ -94,12 +95,11 @@ impl Environment {
             self.of.values_mut().for_each(|surroundings| surroundings.request(&named, seen));
         }
         if let Some(judged) = &mut build.judged {
-            match self.of.get_mut(&named) {
-                Some(surroundings) => surroundings.judge(&mut judged.judge, seen, warmup),
-                None => {
-                    judged.judge.set_conditions(crate::sequential::Conditions::new(warmup, 1.0));
-                    judged.judge.observe(seen);
-                }
+            if let Some(surroundings) = self.of.get_mut(&named) {
+                surroundings.judge(&mut judged.judge, seen, warmup);
+            } else {
+                judged.judge.set_conditions(Conditions::new(warmup, 1.0));
+                judged.judge.observe(seen);
             }
         }
         self.serving.insert(named);

@@ -123,8 +123,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
-    let mut last_alive = Instant::now();
-    let mut last_tick = Instant::now();
+    let (mut last_alive, mut last_tick) = (Instant::now(), Instant::now());
 
     Event::Started { services: agent.services.len(), report: agent.kernel.report() }
         .emit(&mut agent.counters);

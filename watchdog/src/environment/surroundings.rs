@@ -178,11 +178,11 @@ impl<K: PartialEq> Surroundings<K> {
         let before = evidence.baseline.as_ref().map(|baseline| baseline.mean_cpu_seconds);
         let of_build = before.filter(|mean| *mean > 0.0).map(|mean| evidence.mean_cpu_seconds / mean);
         // The best control, and the loop, which was asked again just now.
-        let asked =
+        let mut asked =
             self.controls.iter().enumerate().filter(|(place, (_, control))| {
                 Some(*place) == self.chosen || *control.source() == Source::Loop
             });
-        let violation = asked.filter_map(|(_, (_, control))| control.suspicion(of_build, now_mono_ns)).next();
+        let violation = asked.find_map(|(_, (_, control))| control.suspicion(of_build, now_mono_ns));
         let since_mono_ns = self.doubt.as_ref().map_or(now_mono_ns, |doubt| doubt.since_mono_ns);
         // Once it was certain, or for long enough, it stays so.
         let settled = self.doubt.as_ref().is_some_and(|doubt| doubt.violation.is_none());
