@@ -114,7 +114,8 @@ impl Shop {
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("ready.")).count()
     }
 
-    fn master(&self) -> Option<i32> {
+    /// The process that all others of the server come from.
+    pub fn master(&self) -> Option<i32> {
         std::fs::read_to_string(self.root.join("run/gunicorn.pid")).ok()?.trim().parse().ok()
     }
 

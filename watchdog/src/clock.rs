@@ -14,6 +14,13 @@ pub fn since_boot() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
+/// CPU time of the calling thread in nanoseconds: what it waited for a CPU is not in it.
+pub fn thread_cpu_ns() -> u64 {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    let time = nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Wall clock in milliseconds since 1970, for people and for the ledger; never compared to decide anything.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn unix_ms() -> i64 {

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::environment::Counters;
 use crate::kernel::{Kernel, KernelOptions, Uprobes};
 
 /// The programs were tested from this release on.
@@ -99,7 +100,7 @@ impl Diagnosis {
 
 /// Runs every check; the kernel programs are loaded and attached for a moment.
 pub fn diagnose(config_file: Option<&Path>) -> Diagnosis {
-    let mut checks = vec![release(), btf(), capabilities(), memlock(), lockdown(), cgroups()];
+    let mut checks = vec![release(), btf(), capabilities(), memlock(), lockdown(), cgroups(), counters()];
     checks.extend(programs());
     let mut control = PathBuf::from(crate::config::defaults::CONTROL);
     if let Some(file) = config_file {
@@ -223,6 +224,21 @@ fn cgroups() -> Check {
         "no unified hierarchy on /sys/fs/cgroup",
         "match services by exe, cmdline or listen instead of unit or cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
     )
+}
+
+/// Nothing depends on them: they say why the calibration loop became dearer.
+fn counters() -> Check {
+    const NAME: &str = "counters";
+    match Counters::open() {
+        Ok(_) => Check::ok(NAME, "cycles and instructions of the calibration loop can be read"),
+        Err(why) => Check::ok(
+            NAME,
+            format!(
+                "cycles and instructions cannot be read: {why}; whether the host is slow is told by the CPU time of the \
+                 calibration loop alone"
+            ),
+        ),
+    }
 }
 
 fn programs() -> Vec<Check> {

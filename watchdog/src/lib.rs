@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod identity;
 
 pub mod aggregate;
+pub mod environment;
 pub mod estimate;
 pub mod sequential;
 pub mod verdict;

@@ -34,6 +34,7 @@ match = { unit = "gunicorn.service" }
 build = { from = "auto" }
 protocol = "auto"
 uprobes = ["pool", "tls"]
+warmup_factor = 2.5
 mode = "enforce"
 guard_for = "24h"
 false_rollback_rate = 0.001
@@ -78,7 +79,7 @@ fn the_documented_example() {
     assert_eq!(service.matcher.unit.as_deref(), Some("gunicorn.service"));
     assert_eq!((service.mode, service.protocol), (Mode::Enforce, Protocol::Auto));
     assert_eq!(service.build, BuildSource::Auto);
-    assert_eq!(service.uprobes, Uprobes::ALL);
+    assert_eq!((service.uprobes, service.warmup_factor), (Uprobes::ALL, Some(2.5)));
     assert_eq!(service.guard_for, defaults::GUARD_FOR);
     let endpoint = &service.endpoints[0];
     assert_eq!((endpoint.method.as_deref(), endpoint.path.as_str()), (Some("POST"), "/login"));
@@ -108,7 +109,7 @@ fn the_documented_example() {
     );
     assert_eq!(
         config.warnings,
-        ["c.toml:26:1: service[web].release_window: checked, but not acted on in this version"]
+        ["c.toml:27:1: service[web].release_window: checked, but not acted on in this version"]
     );
 }
 
@@ -137,7 +138,7 @@ fn every_default_but_the_essentials() {
     assert_eq!(config.agent, AgentConfig::default());
     let service = &config.services[0];
     assert_eq!((service.mode, service.protocol), (defaults::MODE, defaults::PROTOCOL));
-    assert_eq!(service.uprobes, Uprobes::NONE);
+    assert_eq!((service.uprobes, service.warmup_factor), (Uprobes::NONE, None));
     assert_eq!((service.build.clone(), service.guard_for), (defaults::BUILD, defaults::GUARD_FOR));
     assert!((service.false_rollback_rate - defaults::FALSE_ROLLBACK_RATE).abs() < f64::EPSILON);
     assert!(service.rollback.is_none() && service.release_window.is_none());
@@ -178,6 +179,15 @@ fn each_way_to_match_and_to_name_a_build() {
     assert_eq!(by_cgroup.build, BuildSource::BuildId);
     let by_unit = parse("{ unit = \"app@2.service\" }", "{ command = [\"/bin/cat\", \"/srv/VERSION\"] }");
     assert_eq!(by_unit.build, BuildSource::Command(vec!["/bin/cat".into(), "/srv/VERSION".into()]));
+}
+
+#[test]
+fn an_endpoint_without_a_budget_may_be_a_control() {
+    let text =
+        format!("{MINIMAL}[[service.endpoint]]\nname = \"health\"\npath = \"/health\"\ncontrol = true\n");
+    let config = Config::parse(&text, "c.toml").unwrap();
+    let controls: Vec<bool> = config.services[0].endpoints.iter().map(|endpoint| endpoint.control).collect();
+    assert_eq!(controls, [false, true]);
 }
 
 #[test]

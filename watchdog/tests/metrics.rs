@@ -10,7 +10,8 @@ use std::time::Duration;
 use watchdog::kernel::Tier;
 use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
 use watchdog::metrics::{
-    BuildEvidence, Counters, Detection, Judged, Opinion, SlotOwner, Snapshot, Totals, render,
+    BuildEvidence, Counters, Detection, Environment, Judged, Opinion, SlotOwner, Snapshot, Surrounded,
+    Totals, render,
 };
 use watchdog_common::histogram::bucket_of;
 use watchdog_common::types::{Conservation, Series, SeriesKey};
@@ -69,6 +70,18 @@ fn exposition() -> String {
             estimate: Some([0.021, 0.019, 0.023]),
             measure: Some("direct".to_owned()),
         }],
+        environment: Environment {
+            loop_seconds: Some(8e-6),
+            loop_cpu_seconds: 0.8,
+            loop_cycles_per_instruction: Some(0.4),
+            builds: vec![Surrounded {
+                service: "web".into(),
+                build: "r1".into(),
+                factor: 1.1,
+                source: "loop",
+                violated: false,
+            }],
+        },
         judged: vec![judged("r1"), judged("r2")],
         evidence: vec![BuildEvidence {
             service: "web".into(),

@@ -42,13 +42,15 @@ pub struct Service {
     /// Further lines of `[service.rollback]`.
     pub rollback: String,
     pub guard_for: String,
+    /// Further lines of the service itself.
+    pub more: String,
     /// `budget` of the logins, in TOML.
     pub budget: String,
 }
 
 impl Service {
     pub fn toml(&self) -> String {
-        let Self { name, matcher, build, mode, hook, rollback, guard_for, budget } = self;
+        let Self { name, matcher, build, mode, hook, rollback, guard_for, more, budget } = self;
         let mut text = format!(
             r#"
 [[service]]
@@ -57,6 +59,7 @@ match = {matcher}
 build = {build}
 mode = "{mode}"
 guard_for = "{guard_for}"
+{more}
 
 [[service.endpoint]]
 name = "login"
@@ -154,6 +157,7 @@ impl Site {
             hook: Some(self.switching_hook("")?),
             rollback: "verify_within = \"20s\"\ntimeout = \"30s\"".to_owned(),
             guard_for: "24h".to_owned(),
+            more: String::new(),
             budget: format!("{{ mean_cpu = \"{BUDGET_MS}ms\", vs_baseline = 1.5 }}"),
         })
     }

@@ -12,13 +12,13 @@ const AT_MOST: Duration = Duration::from_mins(2);
 
 /// Two busy threads, ended when dropped.
 #[derive(Debug)]
-pub(super) struct BusyLoops {
+pub struct BusyLoops {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl BusyLoops {
-    pub(super) fn start() -> Self {
+    pub fn start() -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let end = Instant::now() + AT_MOST;
         let threads = (0..LOOPS)

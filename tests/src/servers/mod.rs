@@ -10,7 +10,7 @@
 
 mod axum;
 mod check;
-mod contend;
+pub mod contend;
 mod databases;
 mod golang;
 mod java;

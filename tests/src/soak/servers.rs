@@ -147,6 +147,7 @@ pub fn services(site: &Site) -> anyhow::Result<Vec<Service>> {
         hook: None,
         rollback: String::new(),
         guard_for: "24h".to_owned(),
+        more: String::new(),
         budget: "{ mean_cpu = \"500ms\" }".to_owned(),
     };
     // nginx writes its title over its environment.

@@ -32,7 +32,7 @@ impl Agent {
                 Some(seen) => {
                     let began_mono_ns =
                         sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
-                    self.observe(sample.build_slot, &seen, began_mono_ns);
+                    self.observe(sample.build_slot, &seen, Some(sample.tgid), began_mono_ns);
                     self.verify_request(sample.build_slot, &seen, began_mono_ns);
                 }
                 None => self.continuation(sample.build_slot, sample.endpoint, class, sample.oncpu_ns),
@@ -41,14 +41,14 @@ impl Agent {
         }
         for rebuilt in &tick.rebuilt {
             for seen in Observation::of_rebuilt(rebuilt, tick.mono_ns) {
-                self.observe(rebuilt.build_slot, &seen, tick.mono_ns);
+                self.observe(rebuilt.build_slot, &seen, None, tick.mono_ns);
                 // When it began is not known; a tick before its end is close enough to say which side of the hook.
                 self.verify_request(rebuilt.build_slot, &seen, tick.mono_ns);
             }
         }
     }
 
-    fn observe(&mut self, slot: u16, seen: &Observation, began_mono_ns: u64) {
+    fn observe(&mut self, slot: u16, seen: &Observation, tgid: Option<u32>, began_mono_ns: u64) {
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &mut self.services[slot.service];
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
@@ -61,8 +61,8 @@ impl Agent {
             count: seen.count,
             direct_ns: seen.cpu_ns,
         });
+        self.environment.request((slot.service, &slot.build), build, seen, (tgid, began_mono_ns));
         if let Some(judged) = &mut build.judged {
-            judged.judge.observe(seen);
             judged.stale = true;
             let first = judged.first_end_mono_ns.get_or_insert(seen.end_mono_ns);
             *first = seen.end_mono_ns.min(*first);
@@ -153,11 +153,11 @@ impl Agent {
     fn ask_judges(&mut self, now_mono_ns: u64) -> bool {
         let lost = self.lost_for_good();
         let mut found = false;
-        for service in &mut self.services {
+        for (index, service) in self.services.iter_mut().enumerate() {
             let coverage = Coverage::ratio(&service.coverage);
             let min_coverage = self.config.agent.min_coverage;
             let blind = service.hidden.blind(service.config.name.as_str(), min_coverage);
-            for build in service.builds.values_mut() {
+            for (id, build) in &mut service.builds {
                 let Some(judged) = &mut build.judged else { continue };
                 let age_ns = now_mono_ns.saturating_sub(judged.verdict_mono_ns);
                 if !judged.stale && age_ns < JUDGE_AT_LEAST_EVERY_NS {
@@ -165,12 +165,13 @@ impl Agent {
                 }
                 judged.stale = false;
                 judged.verdict_mono_ns = now_mono_ns;
-                judged.verdict = judged.judge.verdict(&Measurability {
+                let measured = Measurability {
                     coverage,
                     min_coverage,
                     lost_requests: lost - judged.lost_before + build.second.lost,
                     blind: blind.clone(),
-                });
+                };
+                judged.verdict = self.environment.verdict(&(index, id.clone()), judged, &measured);
                 found |= is_over(&judged.verdict) && !judged.settled;
             }
         }

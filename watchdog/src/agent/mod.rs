@@ -6,6 +6,7 @@
 //! the loop goes on.
 
 mod coverage;
+mod environment;
 mod flips;
 mod hidden;
 mod judging;
@@ -73,6 +74,7 @@ struct Agent {
     losses_told: Told,
     opinions: second::Opinions,
     looked_at_unfinished_mono_ns: u64,
+    environment: environment::Environment,
 }
 
 /// An open build slot of the kernel.
@@ -164,6 +166,7 @@ impl Agent {
         } else {
             self.follow_processes(&[], now_mono_ns);
         }
+        self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(now_mono_ns);
         self.carry_incidents(now_mono_ns);

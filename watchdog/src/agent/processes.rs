@@ -40,9 +40,9 @@ pub(super) struct Processes {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
-    service: usize,
-    build: BuildId,
+pub(super) struct Place {
+    pub(super) service: usize,
+    pub(super) build: BuildId,
 }
 
 impl Processes {
@@ -136,11 +136,13 @@ impl Agent {
                 if let Some(place) = parent {
                     self.enter(event.tgid, &place);
                     self.began(&place, now_mono_ns);
+                    self.environment.warmup.forked(event.tgid, event.parent_tgid, now_mono_ns);
                 }
                 self.processes.ask_at(now_mono_ns, event.tgid);
                 self.processes.ask_at(now_mono_ns + ASK_AGAIN_AFTER_NS, event.tgid);
             }
             Ok(ProcessEventKind::Exec) => {
+                self.environment.warmup.ended(event.tgid);
                 self.processes.ask_at(now_mono_ns, event.tgid);
                 if event.build_slot != 0
                     || self.processes.watched.contains_key(&event.tgid)
@@ -204,6 +206,9 @@ impl Agent {
         service.nameless.remove(&identified.pid);
         let place = Place { service: identified.service, build };
         if self.processes.watched.get(&identified.pid) == Some(&place) {
+            if !self.environment.warmup.knows(identified.pid) {
+                self.note_start(identified, &place, now_mono_ns);
+            }
             return;
         }
         let before = self.processes.watched.get(&identified.pid);
@@ -214,6 +219,7 @@ impl Agent {
             self.kernel.watch(identified.pid, slot);
             self.leave(identified.pid, now_mono_ns);
             self.enter(identified.pid, &place);
+            self.note_start(identified, &place, now_mono_ns);
             if !flipped {
                 self.began(&place, now_mono_ns);
             }
@@ -372,6 +378,7 @@ impl Agent {
     /// The process ended or moves to another build.
     fn leave(&mut self, tgid: u32, now_mono_ns: u64) {
         let Some(place) = self.processes.watched.remove(&tgid) else { return };
+        self.environment.warmup.ended(tgid);
         let Some(service) = self.services.get_mut(place.service) else { return };
         if let Some(build) = service.builds.get_mut(&place.build) {
             build.processes.remove(&tgid);

@@ -106,6 +106,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         losses_told: Told::default(),
         opinions: super::second::Opinions::default(),
         looked_at_unfinished_mono_ns: 0,
+        environment: super::environment::Environment::start(),
     };
     agent.take_over()?;
     heartbeat.beat(clock::mono_ns());
@@ -123,8 +124,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
-    let mut last_alive = Instant::now();
-    let mut last_tick = Instant::now();
+    let (mut last_alive, mut last_tick) = (Instant::now(), Instant::now());
 
     Event::Started { services: agent.services.len(), report: agent.kernel.report() }
         .emit(&mut agent.counters);
@@ -268,6 +268,7 @@ impl Agent {
                 service.builds.retain(|_, build| build.judged.is_none());
             }
         }
+        self.environment.forget_services();
         self.identifier.reload(&config.services);
         self.services = services;
         self.config = config;

@@ -82,7 +82,8 @@ impl Service {
         build: &BuildId,
     ) -> Result<BuildAggregate, StoreError> {
         let mut aggregate = BuildAggregate::default();
-        for endpoint in &self.endpoints {
+        let beside = crate::environment::stored_as();
+        for endpoint in self.endpoints.iter().chain([&beside]) {
             if let Some(stored) = store.baseline(&self.config.name, endpoint, build)?
                 && let Ok(figures) = serde_json::from_str(&stored.json)
             {

@@ -92,11 +92,12 @@ impl Agent {
             following: following.iter().map(ToString::to_string).collect(),
             problems,
             open_incident: self.open_incident(index).map(ToString::to_string),
-            builds: service.builds.iter().map(|(id, build)| self.build_status(service, id, build)).collect(),
+            builds: service.builds.iter().map(|(id, build)| self.build_status(index, id, build)).collect(),
         }
     }
 
-    fn build_status(&self, service: &Service, id: &BuildId, build: &Build) -> BuildStatus {
+    fn build_status(&self, index: usize, id: &BuildId, build: &Build) -> BuildStatus {
+        let service = &self.services[index];
         let on_probation = build.state == crate::incident::BuildState::Probation;
         let guarded = build.state_since.until(&Moment::now());
         // An adopted build is held to absolute budgets only: worth a word when it breaks one.
@@ -112,6 +113,8 @@ impl Agent {
             log_evidence: judged.map(|judged| judged.judge.log_evidence().0),
             verdict: judged.map(|judged| judged.verdict.label().to_owned()),
             sentence: judged.map(|judged| judged.verdict.sentence()),
+            warming: judged.and_then(|_| self.environment.warming(build)),
+            environment: self.environment.status(&(index, id.clone())),
             endpoints: service
                 .config
                 .endpoints
@@ -159,6 +162,7 @@ impl Agent {
             judged,
             evidence,
             processes,
+            environment: self.environment.metrics(&self.services),
             probes: self.kernel.probe_stats(),
         });
         self.report("rendering the metrics", rendered).unwrap_or_default()

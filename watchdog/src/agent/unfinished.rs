@@ -6,6 +6,8 @@ use watchdog_common::abi::ENDPOINT_OTHER;
 use watchdog_common::types::{OngoingRequest, RequestFlags};
 
 use super::Agent;
+use super::service::Build;
+use crate::environment::Warmup;
 use crate::incident::BuildState;
 use crate::verdict::UnderWay;
 
@@ -17,9 +19,9 @@ impl Agent {
     pub(super) fn take_cut_off(&mut self, requests: &[OngoingRequest]) {
         for request in requests {
             let Some(slot) = self.slots.get(&request.build_slot) else { continue };
-            let build = self.services[slot.service].builds.get_mut(&slot.build);
-            let judged = build.and_then(|build| build.judged.as_mut());
-            if let Some((judged, under_way)) = judged.zip(under_way(request)) {
+            let Some(build) = self.services[slot.service].builds.get_mut(&slot.build) else { continue };
+            let under_way = under_way(request, build, &self.environment.warmup);
+            if let Some((judged, under_way)) = build.judged.as_mut().zip(under_way) {
                 judged.judge.cut_off(under_way);
             }
         }
@@ -44,8 +46,10 @@ impl Agent {
         }
         self.looked_at_unfinished_mono_ns = now_mono_ns;
         for request in self.kernel.ongoing() {
-            if let Some(of_build) = on_probation(request.build_slot).and_then(|it| by_build.get_mut(&it)) {
-                of_build.extend(under_way(&request));
+            let Some(named) = on_probation(request.build_slot) else { continue };
+            let build = &self.services[named.0].builds[&named.1];
+            if let Some(of_build) = by_build.get_mut(&named) {
+                of_build.extend(under_way(&request, build, &self.environment.warmup));
             }
         }
         for ((service, id), requests) in by_build {
@@ -59,12 +63,14 @@ impl Agent {
 }
 
 /// `None` for what is no request of a watched endpoint, or not known to be one yet.
-fn under_way(request: &OngoingRequest) -> Option<UnderWay> {
+fn under_way(request: &OngoingRequest, build: &Build, warmup: &Warmup) -> Option<UnderWay> {
     let not_yet = RequestFlags::HEAD | RequestFlags::CONTINUATION;
     if request.endpoint == ENDPOINT_OTHER || request.flags & not_yet != 0 {
         return None;
     }
     // Time that was taken back in the moment in which the place was given to this request.
     let given_ns = if i64::try_from(request.oncpu_ns).is_ok() { request.oncpu_ns } else { 0 };
-    Some(UnderWay { endpoint: request.endpoint, cpu_ns: given_ns.max(request.seen_ns), warmup: 1.0 })
+    let siblings = build.processes.iter().copied();
+    let warmup = warmup.factor(request.tgid, request.endpoint, request.start_mono_ns, siblings);
+    Some(UnderWay { endpoint: request.endpoint, cpu_ns: given_ns.max(request.seen_ns), warmup })
 }

@@ -70,7 +70,18 @@ fn read(section: &mut Section<'_>, service: &str, findings: &mut Findings) -> Op
         .and_then(|node| node.text_as(findings, "\"/login\"", pattern));
     let method = section.take("method").and_then(|node| node.text_as(findings, "\"POST\"", method));
     let budget = section.take("budget").and_then(|node| self::budget(&node, findings)).unwrap_or_default();
-    Some(EndpointConfig { name: EndpointName::from(name?), method, path: path?, budget })
+    let control = section.take("control");
+    let is_control = control.as_ref().and_then(|node| values::flag(node, findings)).unwrap_or(false);
+    if let Some(node) = control.filter(|_| is_control && budget != Budget::default()) {
+        node.fault(
+            findings,
+            Fault::new(
+                "an endpoint with a budget cannot be a control as well",
+                "remove one of the two: a control is what the service's changes do not touch",
+            ),
+        );
+    }
+    Some(EndpointConfig { name: EndpointName::from(name?), method, path: path?, control: is_control, budget })
 }
 
 fn name(text: &str) -> Result<String, Fault> {

@@ -144,6 +144,8 @@ pub struct ServiceConfig {
     pub build: BuildSource,
     pub protocol: Protocol,
     pub uprobes: Uprobes,
+    /// What requests of a process that warms up may cost, in multiples of their budgets; `None`: by its runtime.
+    pub warmup_factor: Option<f64>,
     pub mode: Mode,
     /// How long a new build stays on probation.
     pub guard_for: Duration,
@@ -219,6 +221,8 @@ pub struct EndpointConfig {
     pub method: Option<String>,
     /// Exact, or with `*` standing for one whole segment.
     pub path: String,
+    /// The service's changes do not touch it: when it becomes dearer, the host has become slower.
+    pub control: bool,
     pub budget: Budget,
 }
 

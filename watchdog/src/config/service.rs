@@ -65,6 +65,10 @@ fn read(section: &mut Section<'_>, findings: &mut Findings) -> Option<ServiceCon
         section.take("protocol").and_then(|node| protocol(&node, findings)).unwrap_or(defaults::PROTOCOL);
     let uprobes =
         section.take("uprobes").and_then(|node| uprobes(&node, findings)).unwrap_or(defaults::UPROBES);
+    let warmup_factor = section.take("warmup_factor").and_then(|node| {
+        let number = node.number(findings, "4")?;
+        node.check(findings, warmup_factor(number))
+    });
     let mode = section.take("mode");
     let mode_span = mode.as_ref().map(Node::span);
     let mode = mode.and_then(|node| node.choice(findings, &MODES)).unwrap_or(defaults::MODE);
@@ -108,6 +112,7 @@ fn read(section: &mut Section<'_>, findings: &mut Findings) -> Option<ServiceCon
         build,
         protocol,
         uprobes,
+        warmup_factor,
         mode,
         guard_for,
         false_rollback_rate,
@@ -152,6 +157,16 @@ fn uprobes(node: &Node<'_>, findings: &mut Findings) -> Option<Uprobes> {
     let kinds = node.texts(findings, "[\"pool\", \"tls\"]")?;
     let kinds = kinds.iter().map(|(_, kind)| kind.choice(findings, &KINDS)).collect::<Vec<_>>();
     kinds.into_iter().try_fold(Uprobes::NONE, |all, kind| Some(all.or(kind?)))
+}
+
+fn warmup_factor(number: f64) -> Result<f64, Fault> {
+    if (1.0..=100.0).contains(&number) {
+        return Ok(number);
+    }
+    Err(Fault::new(
+        format!("{number} is no warm-up that can be worked with"),
+        "it must be from 1 (no warm-up) to 100; 4 lets the first requests of a process cost four times their budget",
+    ))
 }
 
 fn false_rollback_rate(number: f64) -> Result<f64, Fault> {

@@ -145,6 +145,12 @@ pub struct BuildStatus {
     pub verdict: Option<String>,
     /// The verdict in one sentence.
     pub sentence: Option<String>,
+    /// Of a judged build: processes that have just begun, whose first requests may cost more.
+    #[serde(default)]
+    pub warming: Option<WarmingStatus>,
+    /// Of a build on probation: what is not its doing.
+    #[serde(default)]
+    pub environment: Option<EnvironmentStatus>,
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -171,6 +177,28 @@ pub struct EndpointStatus {
     /// Why that one.
     #[serde(default)]
     pub measure_why: Option<String>,
+}
+
+/// Processes that warm up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WarmingStatus {
+    pub processes: u64,
+    /// What their requests may cost, in multiples of the budgets.
+    pub factor: f64,
+}
+
+/// The surroundings of a build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnvironmentStatus {
+    /// What limits are multiplied with: how much slower the host is than when the good build was measured, 0.8 to 1.25.
+    pub factor: f64,
+    /// `old_build`, `declared_endpoints`, `other_service` or `loop`; absent while nothing can tell.
+    pub source: Option<String>,
+    /// The same for people.
+    pub control: Option<String>,
+    /// While a control is violated, and budgets relative to the good build are held: what it costs, in multiples of what it
+    /// used to.
+    pub violated: Option<f64>,
 }
 
 /// On-CPU seconds per request.

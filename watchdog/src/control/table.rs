@@ -89,6 +89,7 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     let _ = write!(line, ", seen for {}", duration(build.seen_for_seconds));
     wrap(text, &line, "", "    ", width);
     verdict(text, build, width);
+    surroundings(text, build, width);
     if build.endpoints.is_empty() {
         return;
     }
@@ -164,8 +165,35 @@ fn verdict(text: &mut String, build: &BuildStatus, width: usize) {
     match verdict.as_str() {
         "exceeds" => loud(text, &format!("EXCEEDS: {sentence}"), "    ", width),
         "not_measurable" => loud(text, &format!("NOT MEASURABLE, so not judged: {sentence}"), "    ", width),
+        "environment" => loud(text, &format!("ENVIRONMENT: {sentence}"), "    ", width),
         "over_budget_unattributed" => loud(text, sentence, "    ", width),
         _ => wrap(text, sentence, "    ", "      ", width),
+    }
+}
+
+/// What is not the build's doing.
+fn surroundings(text: &mut String, build: &BuildStatus, width: usize) {
+    if let Some(warming) = &build.warming {
+        let line = format!(
+            "warming up: {} process{} younger than 30 s; their requests may cost {} times their budget",
+            warming.processes,
+            if warming.processes == 1 { "" } else { "es" },
+            warming.factor
+        );
+        wrap(text, &line, "    ", "      ", width);
+    }
+    let Some(environment) = &build.environment else { return };
+    let Some(control) = &environment.control else {
+        let line =
+            "surroundings: nothing tells yet whether the host is slower than it was; limits stay as they are";
+        wrap(text, line, "    ", "      ", width);
+        return;
+    };
+    let factor = environment.factor;
+    let line = format!("surroundings: {factor:.2} times as slow as for the good build, by {control}");
+    wrap(text, &line, "    ", "      ", width);
+    if let Some(ratio) = environment.violated {
+        loud(text, &format!("HELD: {control} costs {ratio:.2} times what it used to"), "    ", width);
     }
 }
 
@@ -352,7 +380,7 @@ fn moment(unix_ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::control::EstimateStatus;
+    use crate::control::{EnvironmentStatus, EstimateStatus, WarmingStatus};
 
     fn snapshot() -> StatusSnapshot {
         let endpoint = |name: &str| EndpointStatus {
@@ -407,6 +435,13 @@ mod tests {
                     probation_left_seconds: Some(86_000.0),
                     log_evidence: Some(0.3),
                     verdict: Some("not_measurable".to_owned()),
+                    warming: Some(WarmingStatus { processes: 3, factor: 4.0 }),
+                    environment: Some(EnvironmentStatus {
+                        factor: 1.12,
+                        source: Some("loop".to_owned()),
+                        control: Some("the agent's calibration loop".to_owned()),
+                        violated: None,
+                    }),
                     sentence: Some("coverage is 41 %, 80 % are needed".to_owned()),
                     endpoints: vec![
                         endpoint("login"),

@@ -9,9 +9,11 @@ use std::fmt::Display;
 
 use tracing::{error, info, warn};
 
+use crate::environment::Change;
 use crate::kernel::KernelReport;
 use crate::metrics::Counters;
 use crate::model::{BuildId, EndpointName, ServiceName};
+use crate::verdict::Violation;
 
 /// How a build came to the agent's notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,12 @@ pub enum Event<'a> {
         endpoint: &'a EndpointName,
         now: bool,
         sentence: &'a str,
+    },
+    /// A control was found violated, or is well again.
+    Surroundings {
+        service: &'a ServiceName,
+        build: &'a BuildId,
+        change: &'a Change,
     },
     Exceeds {
         service: &'a ServiceName,
@@ -192,6 +200,19 @@ impl Event<'_> {
                     warn!(%service, %build, %endpoint, "cannot be judged: {sentence}");
                 }
             }
+            Self::Surroundings { service, build, change } => match change {
+                Change::Violated(Violation { control, ratio, allowed }) => warn!(
+                    %service,
+                    %build,
+                    "held: {control} costs {ratio:.2} times what it used to, and may {allowed:.2} times; the last half minute's \
+                     evidence against the build is dropped, and budgets relative to the good build wait"
+                ),
+                Change::Recovered(seconds) => info!(
+                    %service,
+                    %build,
+                    "the surroundings are well again after {seconds:.0} s: the build is judged on"
+                ),
+            },
             Self::Exceeds {
                 service,
                 build,

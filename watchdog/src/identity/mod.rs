@@ -25,6 +25,7 @@
 
 mod build;
 mod cgroup;
+mod cold;
 mod command;
 mod elf;
 mod follow;
@@ -46,6 +47,7 @@ pub use build::{AUTO_ENV, AUTO_FILES, BuildOrigin, MAX_BUILD_BYTES};
 use crate::config::{BuildSource, Match, ServiceConfig};
 use crate::model::{BuildId, ServiceName};
 use build::BuildCache;
+pub use cold::Runtime;
 use follow::Followed;
 pub use follow::Following;
 use place::{Asked, Since, Sources};
@@ -235,6 +237,12 @@ impl Identifier {
     /// Whether the pid still names the process that started then.
     pub fn is_same(&self, pid: u32, start_time: u64) -> bool {
         Process::open(pid).ok().flatten().is_some_and(|process| process.start_time == start_time)
+    }
+
+    /// What runs the code of a process; `None` when it is gone or may not be read. Costs a read of its program's name, and
+    /// of its mappings where that tells nothing.
+    pub fn runtime(&self, pid: u32) -> Option<Runtime> {
+        cold::of(&Process::open(pid).ok().flatten()?)
     }
 
     /// Drops what is known of a process that ended.

@@ -64,6 +64,16 @@ metrics! {
         "1 for the verdict that holds for a build on probation, 0 for the others.";
     LOG_EVIDENCE = Gauge "log_evidence" ["service", "build"] "nats"
         "Natural logarithm of the evidence against the build; at ln(1/false_rollback_rate) it exceeds.";
+    ENVIRONMENT = Gauge "environment_factor" ["service", "build", "source"] "ratio"
+        "How much slower the host is than when the good build was measured, by something that the new build cannot change; limits are multiplied with it. Kept within 0.8 and 1.25.";
+    CONTROL_VIOLATED = Gauge "environment_violated" ["service", "build"] "boolean"
+        "1 while a control costs more than a build may: budgets relative to the good build are held.";
+    LOOP = Gauge "calibration_loop_seconds" [] "seconds"
+        "On-CPU time of 1,000 steps of the calibration loop at its last run.";
+    LOOP_CPI = Gauge "calibration_loop_cycles_per_instruction" [] "ratio"
+        "Of the loop's last run. Absent where the machine's counters cannot be read.";
+    LOOP_CPU = Counter "calibration_cpu_seconds_total" [] "seconds"
+        "What the calibration loop costs: CPU time of its thread.";
     HOST_SHARE = Gauge "projected_host_share" ["service", "endpoint", "build"] "ratio"
         "Share of the host's cores that the endpoint takes at its configured peak_rate: mean on-CPU time x peak_rate / cores.";
     COVERAGE = Gauge "attribution_coverage_ratio" ["service"] "ratio"
@@ -158,6 +168,7 @@ fn notes() -> String {
          - `measure`: {measures}. `waiting`: direct attribution is unsure, and the estimate needs more; `neither`: both are unsure, or they contradict each other, and nothing is judged.\n\
          - `bound`: `mean`, `lower`, `upper`.\n\
          - `kind` of `hidden_traffic_ratio`: `tls`, `http2`, `unknown_protocol`, `io_uring`.\n\
+         - `source` of `environment_factor`: `old_build` (the good build, serving beside the new one), `declared_endpoints` (`control = true`), `other_service`, `loop` (the calibration loop), `none` (nothing can tell, and the factor is 1).\n\
          - `budget`: the budget's key in the configuration: `mean_cpu`, `vs_baseline`.\n\
          - `reason` of `lost_total`: {reasons}.\n\
          - `reason` of `incidents_total`: the budget that was broken (`mean_cpu`, `quantile_cpu`, `vs_baseline`, `max_host_share`) or `condemned_build`. `outcome`: `recovered`, `failed` (the hook), `not_recovered` (the hook ran, it did not help), `refused` (not run, as it was not safe), `unknown` (the agent was killed meanwhile).\n\n\

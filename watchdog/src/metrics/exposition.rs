@@ -58,6 +58,7 @@ fn services(snapshot: &Snapshot<'_>, families: &mut Families) {
 
 fn judgement(snapshot: &Snapshot<'_>, families: &mut Families) {
     opinions(snapshot, families);
+    environment(snapshot, families);
     for judged in &snapshot.judged {
         let (service, endpoint, build) =
             (judged.service.as_str(), judged.endpoint.as_str(), judged.build.as_str());
@@ -78,6 +79,14 @@ fn judgement(snapshot: &Snapshot<'_>, families: &mut Families) {
             families.value(&catalogue::VERDICT, &[labels[0], labels[1], verdict], holds);
         }
         families.value(&catalogue::LOG_EVIDENCE, &labels, evidence.log_evidence);
+    }
+}
+
+fn environment(snapshot: &Snapshot<'_>, families: &mut Families) {
+    for build in &snapshot.environment.builds {
+        let labels = [build.service.as_str(), build.build.as_str()];
+        families.value(&catalogue::ENVIRONMENT, &[labels[0], labels[1], build.source], build.factor);
+        families.value(&catalogue::CONTROL_VIOLATED, &labels, f64::from(u8::from(build.violated)));
     }
 }
 
@@ -111,6 +120,14 @@ fn agent(snapshot: &Snapshot<'_>, families: &mut Families) {
     for (service, detection) in &counters.detection {
         families.histogram(&catalogue::DETECTION, &[service.as_str()], detection_histogram(detection));
     }
+    let environment = &snapshot.environment;
+    if let Some(seconds) = environment.loop_seconds {
+        families.value(&catalogue::LOOP, &[], seconds);
+    }
+    if let Some(cycles) = environment.loop_cycles_per_instruction {
+        families.value(&catalogue::LOOP_CPI, &[], cycles);
+    }
+    families.value(&catalogue::LOOP_CPU, &[], environment.loop_cpu_seconds);
     for (loss, count) in Loss::ALL.iter().zip(counters.losses) {
         families.value(&catalogue::LOST, &[loss.label()], count as f64);
     }

@@ -20,7 +20,7 @@ use crate::kernel::Tier;
 use crate::model::{BuildId, EndpointName, ServiceName};
 
 /// Values of the `verdict` label.
-pub const VERDICTS: [&str; 5] = crate::verdict::Verdict::LABELS;
+pub const VERDICTS: [&str; 6] = crate::verdict::Verdict::LABELS;
 
 /// Upper bounds of `detection_seconds`.
 const DETECTION_BOUNDS_SECONDS: [f64; 10] = [0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -97,6 +97,27 @@ pub struct Opinion {
     pub measure: Option<String>,
 }
 
+/// What the agent knows of the host, and of the surroundings of builds on probation.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// On-CPU time of 1,000 steps of the calibration loop.
+    pub loop_seconds: Option<f64>,
+    pub loop_cpu_seconds: f64,
+    pub loop_cycles_per_instruction: Option<f64>,
+    pub builds: Vec<Surrounded>,
+}
+
+/// The surroundings of a build on probation.
+#[derive(Clone, Debug)]
+pub struct Surrounded {
+    pub service: ServiceName,
+    pub build: BuildId,
+    pub factor: f64,
+    /// What the factor is from, or `none`.
+    pub source: &'static str,
+    pub violated: bool,
+}
+
 /// A build under judgement: verdict and evidence are for the whole deploy.
 #[derive(Clone, Debug)]
 pub struct BuildEvidence {
@@ -118,6 +139,7 @@ pub struct Snapshot<'a> {
     /// Shares of the received bytes that cannot be read, by why.
     pub hidden: Vec<(ServiceName, &'static str, f64)>,
     pub opinions: Vec<Opinion>,
+    pub environment: Environment,
     pub judged: Vec<Judged>,
     pub evidence: Vec<BuildEvidence>,
     /// Watched processes per (service, build).

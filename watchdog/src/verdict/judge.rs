@@ -25,8 +25,8 @@ pub struct Judge {
     pub(super) meanings: Vec<Meaning>,
     pub(super) endpoints: Vec<Watched>,
     pub(super) last_end_mono_ns: u64,
-    exceeds: Option<Box<Evidence>>,
-    over_budget: Option<Box<Evidence>>,
+    pub(super) exceeds: Option<Box<Evidence>>,
+    pub(super) over_budget: Option<Box<Evidence>>,
     /// The same by the estimate, where that is the measure of record.
     pub(super) estimated: Option<Box<Evidence>>,
     #[serde(default)]
@@ -412,7 +412,7 @@ impl Watched {
 }
 
 /// Index 0 is "other", which no budget is about.
-fn endpoint_mut(endpoints: &mut [Watched], index: u16) -> Option<&mut Watched> {
+pub(super) fn endpoint_mut(endpoints: &mut [Watched], index: u16) -> Option<&mut Watched> {
     endpoints.get_mut(usize::from(index.checked_sub(1)?))
 }
 

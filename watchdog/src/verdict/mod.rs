@@ -24,6 +24,7 @@
 
 mod estimated;
 mod evidence;
+mod hold;
 mod judge;
 mod plan;
 mod record;
@@ -50,6 +51,7 @@ pub use evidence::{
     BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, Measure as Measured, Outcome,
     UnfinishedFigures,
 };
+pub use hold::{Checkpoint, Violation};
 pub use judge::{EndpointFigures, Judge};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use unfinished::UnderWay;
@@ -153,12 +155,14 @@ pub enum Verdict {
     Undecided { missing: Vec<Missing>, evidence: Option<Box<Evidence>> },
     /// Nothing may be concluded.
     NotMeasurable { reason: NotMeasurable },
+    /// Something that the build cannot change became dearer too: held until that is over.
+    Environment { violation: Violation },
 }
 
 impl Verdict {
     /// Of [`Self::label`].
-    pub const LABELS: [&str; 5] =
-        ["within", "exceeds", "undecided", "not_measurable", "over_budget_unattributed"];
+    pub const LABELS: [&str; 6] =
+        ["within", "exceeds", "undecided", "not_measurable", "over_budget_unattributed", "environment"];
 
     /// The value of the `verdict` label.
     pub fn label(&self) -> &'static str {
@@ -168,6 +172,7 @@ impl Verdict {
             Self::OverBudgetNotAttributed { .. } => "over_budget_unattributed",
             Self::Undecided { .. } => "undecided",
             Self::NotMeasurable { .. } => "not_measurable",
+            Self::Environment { .. } => "environment",
         }
     }
 
@@ -177,7 +182,7 @@ impl Verdict {
             | Self::Exceeds { evidence }
             | Self::OverBudgetNotAttributed { evidence } => Some(evidence),
             Self::Undecided { evidence, .. } => evidence.as_deref(),
-            Self::NotMeasurable { .. } => None,
+            Self::NotMeasurable { .. } | Self::Environment { .. } => None,
         }
     }
 
@@ -197,6 +202,10 @@ impl Verdict {
                 format!("undecided: {}", missing.join("; "))
             }
             Self::NotMeasurable { reason } => format!("not measurable: {reason}"),
+            Self::Environment { violation: Violation { control, ratio, allowed } } => format!(
+                "held, as the surroundings are to blame or may be: {control} costs {ratio:.2} times what it used to (a build \
+                 may {allowed:.2} times); budgets relative to the last good build are judged again when that is over"
+            ),
         }
     }
 }

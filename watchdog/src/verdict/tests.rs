@@ -21,6 +21,7 @@ pub(super) fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
         name: (*name).into(),
         method: None,
         path: format!("/{name}"),
+        control: false,
         budget: budget.clone(),
     };
     ServiceConfig {
@@ -29,6 +30,7 @@ pub(super) fn service(budgets: &[(&str, Budget)]) -> ServiceConfig {
         build: BuildSource::Auto,
         protocol: Protocol::Auto,
         uprobes: Uprobes::NONE,
+        warmup_factor: None,
         mode: Mode::Enforce,
         guard_for: Duration::from_hours(24),
         false_rollback_rate: 1e-3,

@@ -94,6 +94,13 @@ fn endpoints() {
         ),
         (
             r#"name = "login""#,
+            "name = \"login\"\ncontrol = true",
+            &[
+                "6:11: service[web].endpoint[login].control: an endpoint with a budget cannot be a control as well; remove one of the two: a control is what the service's changes do not touch",
+            ],
+        ),
+        (
+            r#"name = "login""#,
             "name = \"login\"\nmethod = \"PROPPATCH\"",
             &[
                 r#"6:10: service[web].endpoint[login].method: "PROPPATCH" is not a method; write one of at most 8 letters such as "POST", or leave it out for any"#,

@@ -75,6 +75,13 @@ fn services() {
         ),
         (
             r#"name = "web""#,
+            "name = \"web\"\nwarmup_factor = 0.5",
+            &[
+                "3:17: service[web].warmup_factor: 0.5 is no warm-up that can be worked with; it must be from 1 (no warm-up) to 100; 4 lets the first requests of a process cost four times their budget",
+            ],
+        ),
+        (
+            r#"name = "web""#,
             "name = \"web\"\nmode = \"enforce\"",
             &[
                 r#"3:8: service[web].mode: there is nothing to run in this mode; add a [service.rollback] with exec = [..] below the service, or use mode = "observe""#,
@@ -143,7 +150,7 @@ fn services() {
             r#"name = "web""#,
             "name = \"web\"\nretries = 2",
             &[
-                "3:1: service[web].retries: unknown key `retries` in `service[web]`; it can be `name`, `match`, `build`, `protocol`, `uprobes`, `mode`, `guard_for`, `false_rollback_rate`, `endpoint`, `release_window` or `rollback`",
+                "3:1: service[web].retries: unknown key `retries` in `service[web]`; it can be `name`, `match`, `build`, `protocol`, `uprobes`, `warmup_factor`, `mode`, `guard_for`, `false_rollback_rate`, `endpoint`, `release_window` or `rollback`",
             ],
         ),
     ]);

@@ -40,6 +40,7 @@ pub(crate) fn service(rollback: Option<RollbackConfig>) -> ServiceConfig {
         build: BuildSource::Auto,
         protocol: Protocol::Auto,
         uprobes: defaults::UPROBES,
+        warmup_factor: None,
         mode: Mode::Enforce,
         guard_for: Duration::from_hours(24),
         false_rollback_rate: 0.001,

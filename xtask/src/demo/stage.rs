@@ -147,6 +147,8 @@ match = {{ listen = {port} }}
 build = {{ file = "REVISION" }}
 mode = "enforce"
 guard_for = "24h"
+# Passwords are hashed in C: the first requests of a worker cost no more than later ones.
+warmup_factor = 1
 
 [[service.endpoint]]
 name = "login"
