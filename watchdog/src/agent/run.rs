@@ -97,6 +97,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         flipped: Vec::new(),
         reserved: std::collections::HashMap::new(),
         incidents: Incidents::default(),
+        keeping: super::keeping::Keeping::default(),
         totals: Totals::default(),
         counters,
         failures: Failures::default(),
@@ -166,7 +167,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     notify::stopping();
     Event::Stopping { why }.emit(&mut agent.counters);
     agent.tick(clock::mono_ns());
-    agent.save_baselines_now();
+    agent.save_all_now();
     // Dropping the agent drops the kernel programs; the socket's file goes with its task.
     Ok(())
 }
@@ -250,7 +251,7 @@ impl Agent {
             return Ok(());
         }
         let mut services = make_services(&config.services, &self.store)?;
-        self.save_baselines_now();
+        self.save_all_now();
         self.release_all();
         for index in services.len()..self.services.len() {
             // The kernel forgets the patterns of a service that is gone.

@@ -11,6 +11,8 @@ use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
 use super::coverage::Coverage;
 use super::hidden::Hidden;
+use super::keeping::{Kept, Unsaved};
+use super::resumable::{KeptJudge, Resumable};
 use super::second::Second;
 
 /// A configured service.
@@ -75,21 +77,36 @@ impl Service {
         Ok(first)
     }
 
-    /// What the ledger has of a build, by endpoint.
+    /// What the ledger has of a build.
     pub(super) fn stored_aggregate(
         &self,
         store: &Store,
         build: &BuildId,
     ) -> Result<BuildAggregate, StoreError> {
-        let mut aggregate = BuildAggregate::default();
-        for endpoint in &self.endpoints {
-            if let Some(stored) = store.baseline(&self.config.name, endpoint, build)?
-                && let Ok(figures) = serde_json::from_str(&stored.json)
-            {
-                aggregate.endpoints.insert(endpoint.clone(), figures);
-            }
+        Ok(Kept::read(&store.figures(&self.config.name, build)?).aggregate)
+    }
+
+    /// The baseline that a kept judge compares with; outer `None` when the judge cannot go on: the configuration is
+    /// another one, or that build is no good one any more.
+    #[expect(clippy::option_option, reason = "a judge may go on without a baseline")]
+    pub(super) fn same_baseline(
+        &self,
+        store: &Store,
+        kept: &KeptJudge,
+    ) -> Result<Option<Option<Baseline>>, StoreError> {
+        if kept.basis != self.basis() {
+            return Ok(None);
         }
-        Ok(aggregate)
+        let Some(id) = &kept.baseline else { return Ok(Some(None)) };
+        let good = store.build(&self.config.name, id)?.is_some_and(|record| record.state.is_restorable());
+        if !good {
+            return Ok(None);
+        }
+        let aggregate = match self.builds.get(id) {
+            Some(build) => build.aggregate.clone(),
+            None => self.stored_aggregate(store, id)?,
+        };
+        Ok(Some(Some(Baseline::new(id.clone(), aggregate))))
     }
 }
 
@@ -109,23 +126,18 @@ pub(super) struct Build {
     /// When its last process ended.
     pub(super) gone_since_mono_ns: Option<u64>,
     pub(super) aggregate: BuildAggregate,
-    /// Of `aggregate`, what the ledger has.
-    pub(super) saved_requests: u64,
+    /// Of `aggregate`, what the ledger does not have.
+    pub(super) unsaved: Unsaved,
+    /// How much of its guard time it has served: time that it had processes which an agent watched.
+    pub(super) guarded_ns: u64,
     pub(super) judged: Option<Judged>,
     pub(super) second: Second,
-}
-
-impl Build {
-    /// Only good builds' figures are kept: they are what new builds are compared with.
-    pub(super) fn is_baseline(&self) -> bool {
-        self.state.is_restorable()
-    }
 }
 
 /// The judgement of a build.
 #[derive(Debug)]
 pub(super) struct Judged {
-    pub(super) judge: Judge,
+    pub(super) judge: Resumable,
     /// The baseline that the judge was given, for the metrics and the status.
     pub(super) baseline: Option<Baseline>,
     pub(super) verdict: Verdict,
@@ -134,8 +146,6 @@ pub(super) struct Judged {
     /// New requests since `verdict`.
     pub(super) stale: bool,
     pub(super) verdict_mono_ns: u64,
-    /// "Exceeds" was dealt with.
-    pub(super) settled: bool,
     /// Whether people were told that it cannot be measured.
     pub(super) told_unmeasurable: bool,
     /// End of its first request on a watched endpoint.
@@ -151,7 +161,12 @@ impl Judged {
         lost_before: u64,
     ) -> Self {
         let probation = Probation::new(build.clone(), now_mono_ns);
-        let judge = Judge::new(service, probation, host(), baseline.as_ref());
+        let judge = Resumable::new(Judge::new(service, probation, host(), baseline.as_ref()));
+        Self::of(judge, baseline, lost_before)
+    }
+
+    /// With a judge that may have been at work before.
+    pub(super) fn of(judge: Resumable, baseline: Option<Baseline>, lost_before: u64) -> Self {
         let verdict = Verdict::Undecided { missing: Vec::new(), evidence: None };
         Self {
             judge,
@@ -160,7 +175,6 @@ impl Judged {
             lost_before,
             stale: true,
             verdict_mono_ns: 0,
-            settled: false,
             told_unmeasurable: false,
             first_end_mono_ns: None,
         }

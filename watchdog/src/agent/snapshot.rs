@@ -1,5 +1,7 @@
 //! What the loop answers between two ticks: commands and scrapes.
 
+use std::time::Duration;
+
 use watchdog_common::types::Loss;
 
 use super::Agent;
@@ -12,7 +14,6 @@ use crate::control::{
     ServiceStatus, StatusSnapshot, ledger,
 };
 use crate::identity::Following;
-use crate::incident::Moment;
 use crate::kernel::Tier;
 use crate::metrics::{self, BuildEvidence, Snapshot};
 use crate::model::BuildId;
@@ -98,7 +99,7 @@ impl Agent {
 
     fn build_status(&self, service: &Service, id: &BuildId, build: &Build) -> BuildStatus {
         let on_probation = build.state == crate::incident::BuildState::Probation;
-        let guarded = build.state_since.until(&Moment::now());
+        let guarded = Duration::from_nanos(build.guarded_ns);
         // An adopted build is held to absolute budgets only: worth a word when it breaks one.
         let told = |judged: &&Judged| on_probation || !matches!(judged.verdict, Verdict::Undecided { .. });
         let judged = build.judged.as_ref().filter(told);

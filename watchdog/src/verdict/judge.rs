@@ -9,7 +9,7 @@ use super::record::{Measure, Opinion, Record};
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
-use crate::aggregate::{Baseline, ClassAggregate, EndpointAggregate};
+use crate::aggregate::{Baseline, Cell, ClassAggregate, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
 use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
@@ -24,6 +24,9 @@ pub struct Judge {
     pub(super) meanings: Vec<Meaning>,
     pub(super) endpoints: Vec<Watched>,
     pub(super) last_end_mono_ns: u64,
+    /// Of the probation, before the host was started anew.
+    #[serde(default)]
+    carried_seconds: u64,
     exceeds: Option<Box<Evidence>>,
     over_budget: Option<Box<Evidence>>,
     /// The same by the estimate, where that is the measure of record.
@@ -76,6 +79,7 @@ impl Judge {
             meanings,
             endpoints: endpoints.into_iter().map(watched).collect(),
             last_end_mono_ns: 0,
+            carried_seconds: 0,
             exceeds: None,
             over_budget: None,
             estimated: None,
@@ -93,14 +97,14 @@ impl Judge {
         if seen.count == 0 {
             return;
         }
-        watched.seen.record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        watched.seen.record(seen.cell(), seen.cpu_ns, seen.count);
         self.last_end_mono_ns = self.last_end_mono_ns.max(seen.end_mono_ns);
-        let class = watched.plan.class_of[seen.class as usize];
+        let class = watched.plan.class_of(seen.cell());
         let x = seen.cpu_ns as f64;
         if self.conditions.is_warm() {
             watched.settle_claims(class, x / self.conditions.factor(), seen.count, self.engine.parameters());
         }
-        let second = seen.end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let second = self.second_of(seen.end_mono_ns);
         self.engine.observe(second, seen.endpoint, class, x, seen.count, self.conditions);
         if self.exceeds.is_none()
             && let Some(crossing) = self.engine.violated()
@@ -115,10 +119,27 @@ impl Judge {
         }
     }
 
+    /// Whole seconds of the probation until the last request.
+    pub(super) fn second(&self) -> u64 {
+        self.second_of(self.last_end_mono_ns)
+    }
+
+    fn second_of(&self, mono_ns: u64) -> u64 {
+        self.carried_seconds + mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000
+    }
+
+    /// The judge was saved before the host was started anew, and its clock with it: goes on from the second of the last
+    /// request.
+    pub fn carry_over_reboot(&mut self, now_mono_ns: u64) {
+        self.carried_seconds = self.second();
+        self.probation.began_mono_ns = now_mono_ns;
+        self.last_end_mono_ns = now_mono_ns;
+    }
+
     /// More CPU of a request that was observed already: in the means, not in the evidence, which has judged it.
-    pub fn continuation(&mut self, endpoint: u16, class: StatusClass, cpu_ns: u64) {
+    pub fn continuation(&mut self, endpoint: u16, cell: impl Into<Cell>, cpu_ns: u64) {
         if let Some(watched) = endpoint_mut(&mut self.endpoints, endpoint) {
-            watched.seen.continuation(class, cpu_ns);
+            watched.seen.continuation(cell, cpu_ns);
         }
     }
 
@@ -262,7 +283,7 @@ impl Judge {
     pub(super) fn crossing_of(&self, component: usize) -> Option<Crossing> {
         let index = self.engine.components()[component].scope.endpoint;
         let requests = endpoint(&self.endpoints, index)?.seen.requests();
-        let second = self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let second = self.second();
         let requests_in_all = self.engine.requests();
         (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
     }
@@ -271,12 +292,11 @@ impl Judge {
     fn seen_cpu_ns(&self, component: usize) -> u64 {
         let scope = self.engine.components()[component].scope;
         let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
-        let own =
-            |class: StatusClass| scope.class.is_none_or(|own| watched.plan.class_of[class as usize] == own);
+        let own = |cell: Cell| scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
         watched
             .seen
-            .classes()
-            .filter(|(class, _)| own(*class))
+            .cells()
+            .filter(|(cell, _)| own(*cell))
             .map(|(_, seen)| seen.cpu_ns)
             .fold(0, u64::saturating_add)
     }
@@ -290,9 +310,8 @@ impl Judge {
         let meaning = &self.meanings[crossing.component];
         let watched = endpoint(&self.endpoints, component.scope.endpoint)
             .expect("components are about configured endpoints");
-        let class_of = &watched.plan.class_of;
         let of_outcome =
-            |class: StatusClass| component.scope.class.is_none_or(|own| class_of[class as usize] == own);
+            |cell: Cell| component.scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
         let seen = watched.seen.pooled(of_outcome);
         let scale_ns = match component.kind {
             Kind::Mean => component.limit,

@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use watchdog_common::types::{RequestFlags, Sample};
 
 use self::evidence::cpu;
+use crate::aggregate::{Age, Cell};
 use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
@@ -84,9 +85,17 @@ pub struct Observation {
     /// As the kernel counts them: 0 is "other", `i + 1` the service's `i`-th configured endpoint.
     pub endpoint: u16,
     pub class: StatusClass,
+    /// 0 where only the class is known.
+    pub status: u16,
+    /// Of the process; [`Age::Older`] unless the caller knows.
+    pub age: Age,
 }
 
 impl Observation {
+    pub fn cell(&self) -> Cell {
+        Cell { class: self.class, status: self.status, age: self.age }
+    }
+
     /// `None` for a continuation: its request was observed already; see [`Judge::continuation`].
     pub fn of_sample(sample: &Sample) -> Option<Self> {
         (sample.flags & RequestFlags::CONTINUATION == 0).then(|| Self {
@@ -95,6 +104,8 @@ impl Observation {
             count: 1,
             endpoint: sample.endpoint,
             class: StatusClass::of_status(sample.status),
+            status: sample.status,
+            age: Age::Older,
         })
     }
 
@@ -107,6 +118,8 @@ impl Observation {
             count,
             endpoint,
             class,
+            status: 0,
+            age: Age::Older,
         })
     }
 }

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{BaselineFigures, BudgetKind, Outcome};
 use super::{HostFacts, Missing};
 use crate::aggregate::{
-    Baseline, ClassLimits, EndpointAggregate, EndpointLimits, MIN_CLASS_REQUESTS, MIN_REQUESTS, Strictness,
+    Baseline, Cell, ClassKey, ClassLimits, ClassMap, EndpointAggregate, EndpointLimits, MIN_CLASS_REQUESTS,
+    MIN_REQUESTS, Strictness,
 };
 use crate::config::{EndpointConfig, ServiceConfig};
-use crate::model::{EndpointName, StatusClass};
+use crate::model::EndpointName;
 use crate::sequential::{Clearance, Component, Kind, Parameters, Scope, Stratum, cap_for_clearing};
 
 /// Part of the false rollbacks that may come from a baseline that was itself unlucky.
@@ -25,8 +26,8 @@ const QUANTILE_PART: f64 = 0.25;
 /// Without a baseline nothing is known of the tail.
 const WIDEST_CLEARING_CAP: f64 = 50.0;
 
-/// Classes as the engine numbers them: the index of the status class, or this.
-pub(super) const REST: u8 = 6;
+/// Classes as the engine numbers them: the place in the endpoint's map, or this.
+pub(super) const REST: u8 = u8::MAX;
 
 /// All that follows from the configuration, the host and the baseline; fixed for a build's probation.
 pub(super) struct Plan {
@@ -40,8 +41,8 @@ pub(super) struct Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointPlan {
     pub(super) name: EndpointName,
-    /// Engine class of each status class.
-    pub(super) class_of: [u8; StatusClass::ALL.len()],
+    /// What outcome is of which class; empty without a baseline.
+    pub(super) classes: ClassMap,
     /// For the projected share: requests per second at peak over cores.
     pub(super) peak_rate_per_core: Option<f64>,
     /// The absolute budget of the mean, if there is one.
@@ -54,6 +55,13 @@ pub(super) struct EndpointPlan {
     pub(super) claims: Vec<Claim>,
     /// A budget that cannot be judged, if there is one.
     pub(super) missing: Option<Missing>,
+}
+
+impl EndpointPlan {
+    /// The engine's class of a request.
+    pub(super) fn class_of(&self, cell: Cell) -> u8 {
+        self.classes.of(cell).unwrap_or(REST)
+    }
 }
 
 /// What a component stands for.
@@ -86,7 +94,7 @@ impl Plan {
         let compared = service.endpoints.iter().zip(&known);
         let classes: usize = compared
             .filter_map(|(_, known)| known.as_ref())
-            .map(|known| EndpointLimits::classes_of(known.aggregate))
+            .map(|known| EndpointLimits::classes_of(known.aggregate, known.warm_up_known))
             .sum();
         let error = BASELINE_ERROR_SHARE * parameters.alpha / classes.max(1) as f64;
         let mut plan = Self { endpoints: Vec::new(), components: Vec::new(), meanings: Vec::new() };
@@ -124,6 +132,7 @@ impl Plan {
 struct Known<'a> {
     aggregate: &'a EndpointAggregate,
     baseline: &'a Baseline,
+    warm_up_known: bool,
 }
 
 impl<'a> Known<'a> {
@@ -131,7 +140,8 @@ impl<'a> Known<'a> {
         let baseline = baseline?;
         let aggregate = baseline.endpoint(&config.name)?;
         // A good build that used no CPU at all compares with nothing.
-        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline })
+        let warm_up_known = baseline.knows_warm_up(&config.name);
+        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline, warm_up_known })
     }
 
     fn figures(&self, requests: u64, mean_ns: Option<f64>) -> BaselineFigures {
@@ -153,7 +163,7 @@ impl Builder<'_, '_> {
     fn build(mut self, baseline: Option<&Baseline>) {
         let mut endpoint = EndpointPlan {
             name: self.config.name.clone(),
-            class_of: [REST; StatusClass::ALL.len()],
+            classes: ClassMap::default(),
             peak_rate_per_core: self.config.budget.peak_rate.map(|rate| rate / self.host.cores),
             mean_limit_ns: None,
             ratio: None,
@@ -166,11 +176,7 @@ impl Builder<'_, '_> {
             let (requests, mean_ns) = (known.aggregate.requests(), known.aggregate.mean_ns());
             endpoint.baseline = Some(known.figures(requests, mean_ns));
             endpoint.scale_ns = mean_ns;
-            for class in self.limits(1.0).iter().flat_map(|limits| &limits.classes) {
-                if let Some(class) = class.class {
-                    endpoint.class_of[class as usize] = number(Some(class));
-                }
-            }
+            endpoint.classes = ClassMap::new(known.aggregate, known.warm_up_known);
         }
         self.mean(&mut endpoint);
         self.quantiles(&mut endpoint);
@@ -202,13 +208,14 @@ impl Builder<'_, '_> {
             return Vec::new();
         };
         let limits = self.limits(limit_ns / mean_ns);
+        let Some(limits) = limits else { return Vec::new() };
         let stratum = |class: &ClassLimits| {
             // An outcome that is hardly known is not held to less than the budget itself.
             let known = class.aggregate.requests >= MIN_CLASS_REQUESTS;
             let limit = if known { class.mean_ns } else { class.mean_ns.max(limit_ns) };
-            Stratum { weight: class.weight, class: number(class.class), limit }
+            Stratum { weight: class.weight, class: number(&limits.map, class.class), limit }
         };
-        limits.iter().flat_map(|limits| &limits.classes).map(stratum).collect()
+        limits.classes.iter().map(stratum).collect()
     }
 
     fn quantiles(&mut self, endpoint: &mut EndpointPlan) {
@@ -236,8 +243,8 @@ impl Builder<'_, '_> {
         };
         endpoint.ratio = Some(ratio);
         let budget = BudgetKind::VsBaseline { ratio };
-        for class in limits.classes {
-            let own = Some(number(class.class));
+        for class in &limits.classes {
+            let own = Some(number(&limits.map, class.class));
             let of_quantiles = QUANTILE_PART * class.quantiles.len() as f64;
             let rest_to_mean = MEAN_PART + 2.0 * QUANTILE_PART - of_quantiles;
             let known = self.known.as_ref().expect("there are limits");
@@ -265,7 +272,20 @@ impl Builder<'_, '_> {
 
     fn limits(&self, ratio: f64) -> Option<EndpointLimits> {
         let known = self.known.as_ref()?;
-        Some(EndpointLimits::new(known.aggregate, Strictness { ratio, ..self.strictness }))
+        Some(EndpointLimits::new(
+            known.aggregate,
+            known.warm_up_known,
+            Strictness { ratio, ..self.strictness },
+        ))
+    }
+
+    fn outcome(&self, class: Option<u8>) -> Outcome {
+        let Some(number) = class else { return Outcome::All };
+        let key = self
+            .known
+            .as_ref()
+            .and_then(|known| ClassMap::new(known.aggregate, known.warm_up_known).key(number));
+        key.map_or(Outcome::Rest, Outcome::of_class)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one row, each named at the caller")]
@@ -281,7 +301,8 @@ impl Builder<'_, '_> {
     ) {
         let scope = Scope { endpoint: self.index, class };
         self.out.components.push(Component { weight, scope, kind, limit, confirmation });
-        self.out.meanings.push(Meaning { budget, outcome: outcome(class), baseline });
+        let outcome = self.outcome(class);
+        self.out.meanings.push(Meaning { budget, outcome, baseline });
     }
 }
 
@@ -308,14 +329,7 @@ fn usable(limit: f64) -> bool {
     limit.is_finite() && limit > 0.0
 }
 
-fn number(class: Option<StatusClass>) -> u8 {
-    class.map_or(REST, |class| class as u8)
-}
-
-fn outcome(number: Option<u8>) -> Outcome {
-    match number {
-        None => Outcome::All,
-        Some(REST) => Outcome::Rest,
-        Some(class) => Outcome::Class(StatusClass::of_index(class.into())),
-    }
+fn number(map: &ClassMap, class: Option<ClassKey>) -> u8 {
+    let place = class.and_then(|class| map.keys().position(|key| key == class));
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(REST)
 }

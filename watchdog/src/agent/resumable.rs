@@ -1,0 +1,160 @@
+//! A judge that the next agent can go on with.
+//!
+//! A judge is the same bit for bit after the same inputs. So its whole state is written now and then, and its inputs every
+//! second: the former costs tens of kilobytes, the latter a few hundred bytes. All that changes a judge goes through here;
+//! it can be read like any judge.
+
+use std::ops::Deref;
+
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::Cell;
+use crate::incident::boot_id;
+use crate::model::BuildId;
+use crate::sequential::Conditions;
+use crate::verdict::{Judge, Observation, Opinion};
+
+/// What a judge was told, in the order it was told it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Input {
+    /// End, CPU of each, count, endpoint, cell.
+    #[serde(rename = "o")]
+    Observed(u64, u64, u64, u16, Cell),
+    /// Endpoint, cell, CPU.
+    #[serde(rename = "c")]
+    Continued(u16, Cell, u64),
+    #[serde(rename = "e")]
+    Conditions(Conditions),
+    /// Its verdict was dealt with.
+    #[serde(rename = "s")]
+    Settled,
+}
+
+#[derive(Debug)]
+pub(super) struct Resumable {
+    judge: Judge,
+    /// "Exceeds" was dealt with.
+    settled: bool,
+    /// Since it was last asked for.
+    inputs: Vec<Input>,
+    /// It changed in a way that no input tells of.
+    changed: bool,
+}
+
+/// The state as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptJudge {
+    /// What it was made from: with another configuration it says nothing.
+    pub(super) basis: String,
+    /// Whose figures it compares with.
+    pub(super) baseline: Option<BuildId>,
+    boot: String,
+    settled: bool,
+    judge: Judge,
+}
+
+impl Deref for Resumable {
+    type Target = Judge;
+
+    fn deref(&self) -> &Judge {
+        &self.judge
+    }
+}
+
+impl Resumable {
+    pub(super) fn new(judge: Judge) -> Self {
+        Self { judge, settled: false, inputs: Vec::new(), changed: true }
+    }
+
+    /// Goes on where an earlier agent was.
+    pub(super) fn resume(kept: KeptJudge, inputs: Vec<Input>, now_mono_ns: u64) -> Self {
+        let mut resumed = Self::new(kept.judge);
+        resumed.settled = kept.settled;
+        for input in inputs {
+            resumed.apply(&input);
+        }
+        if kept.boot != boot_id() {
+            resumed.judge.carry_over_reboot(now_mono_ns);
+        }
+        resumed
+    }
+
+    pub(super) fn keep(&self, basis: &str, baseline: Option<&BuildId>) -> KeptJudge {
+        KeptJudge {
+            basis: basis.to_owned(),
+            baseline: baseline.cloned(),
+            boot: boot_id().to_owned(),
+            settled: self.settled,
+            judge: self.judge.clone(),
+        }
+    }
+
+    pub(super) fn observe(&mut self, seen: &Observation) {
+        let cell = seen.cell();
+        self.take(Input::Observed(seen.end_mono_ns, seen.cpu_ns, seen.count, seen.endpoint, cell));
+    }
+
+    pub(super) fn continuation(&mut self, endpoint: u16, cell: Cell, cpu_ns: u64) {
+        self.take(Input::Continued(endpoint, cell, cpu_ns));
+    }
+
+    #[expect(dead_code, reason = "nothing tells the agent of warm-up and environment yet")]
+    pub(super) fn set_conditions(&mut self, conditions: Conditions) {
+        self.take(Input::Conditions(conditions));
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.take(Input::Settled);
+    }
+
+    /// A new agent's windows and counters begin empty. What is known no better than before stays as it was: else direct
+    /// evidence that was not believed would be, for the first seconds.
+    pub(super) fn consult(&mut self, opinions: Vec<Opinion>) {
+        if opinions.is_empty() {
+            return;
+        }
+        let merged = opinions.into_iter().map(|mut opinion| {
+            let before = self.judge.opinion(opinion.estimate.endpoint);
+            opinion.confidence = opinion.confidence.or(before.and_then(|before| before.confidence));
+            opinion
+        });
+        let (merged, looks) = (merged.collect(), self.judge.looks());
+        self.judge.consult(merged);
+        self.changed |= self.judge.looks() != looks;
+    }
+
+    /// Whether its state must be written whole.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    pub(super) fn has_inputs(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
+    pub(super) fn take_inputs(&mut self) -> Vec<Input> {
+        self.changed = false;
+        std::mem::take(&mut self.inputs)
+    }
+
+    fn take(&mut self, input: Input) {
+        self.apply(&input);
+        self.inputs.push(input);
+    }
+
+    fn apply(&mut self, input: &Input) {
+        match *input {
+            Input::Observed(end_mono_ns, cpu_ns, count, endpoint, cell) => {
+                let Cell { class, status, age } = cell;
+                self.judge.observe(&Observation { end_mono_ns, cpu_ns, count, endpoint, class, status, age });
+            }
+            Input::Continued(endpoint, cell, cpu_ns) => self.judge.continuation(endpoint, cell, cpu_ns),
+            Input::Conditions(conditions) => self.judge.set_conditions(conditions),
+            Input::Settled => self.settled = true,
+        }
+    }
+}
