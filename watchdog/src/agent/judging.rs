@@ -60,6 +60,7 @@ impl Agent {
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(endpoint) = service.endpoints.get(usize::from(seen.endpoint)) else { return };
         let cell = seen.cell();
+        service.peaks[usize::from(seen.endpoint)].count(seen.count);
         build.aggregate.endpoint_mut(endpoint).record(cell, seen.cpu_ns, seen.count);
         build.unsaved.record(endpoint, cell, seen.cpu_ns, seen.count);
         if seen.age != Age::Older && build.aggregate.starts.count() < NEEDED_STARTS {

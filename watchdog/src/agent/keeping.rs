@@ -14,7 +14,7 @@ use super::service::{Build, Service};
 use crate::aggregate::{BuildAggregate, Cell, Starts};
 use crate::incident::BuildState;
 use crate::model::{BuildId, EndpointName, StatusClass};
-use crate::store::{BuildWrite, StoredCell, StoredFigures, Written};
+use crate::store::{BuildWrite, StoredCell, StoredFigures, StoredPeak, Written};
 
 /// A crash loses what came since.
 const SAVE_EVERY_NS: u64 = 1_000_000_000;
@@ -244,13 +244,14 @@ impl Agent {
         if self.keeping.failed.swap(false, Ordering::Relaxed) {
             self.distrust_ledger();
         }
+        let peaks = self.unsaved_peaks(now_mono_ns);
         let writes = self.unsaved_writes(now_mono_ns, false);
-        if writes.is_empty() {
+        if writes.is_empty() && peaks.is_empty() {
             return;
         }
         let (store, failed) = (Arc::clone(&self.store), Arc::clone(&self.keeping.failed));
         self.keeping.task = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.save(&writes, &[]) {
+            if let Err(error) = store.save(&writes, &peaks) {
                 tracing::error!(%error, "figures and evidence could not be saved");
                 failed.store(true, Ordering::Relaxed);
             }
@@ -280,6 +281,28 @@ impl Agent {
         if self.report("saving figures and evidence", saved).is_none() {
             self.distrust_ledger();
         }
+    }
+
+    /// Peaks whose minute has just ended. Those of a save that fails are written again a minute later.
+    fn unsaved_peaks(&mut self, now_mono_ns: u64) -> Vec<StoredPeak> {
+        let now_unix_ms = crate::clock::unix_ms();
+        let mut unsaved = Vec::new();
+        for service in &mut self.services {
+            let serving = service.processes() > 0;
+            // "Other" is no endpoint.
+            for (endpoint, peak) in service.endpoints.iter().zip(&mut service.peaks).skip(1) {
+                if peak.advance(serving, now_mono_ns, now_unix_ms) {
+                    unsaved.push(StoredPeak {
+                        service: service.config.name.clone(),
+                        endpoint: endpoint.clone(),
+                        since_unix_ms: peak.since_unix_ms.unwrap_or(now_unix_ms),
+                        watched_seconds: peak.watched_seconds,
+                        highest: peak.highest,
+                    });
+                }
+            }
+        }
+        unsaved
     }
 
     fn distrust_ledger(&mut self) {

@@ -7,10 +7,11 @@ use super::keeping::{Kept, Unsaved};
 use super::processes::Place;
 use super::resumable::{Input, KeptJudge, Resumable};
 use super::service::{Build, Judged};
+use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::{Event, Standing};
 use crate::identity::Identified;
 use crate::incident::{BuildState, Moment};
-use crate::model::BuildId;
+use crate::model::{BuildId, ServiceName};
 use crate::store::StoreError;
 
 impl Agent {
@@ -24,6 +25,7 @@ impl Agent {
         let service = &self.services[place.service];
         let name = &service.config.name;
         let known = self.store.build(name, &place.build)?;
+        let restored = self.is_restored(place, first)?;
         let (initial, why) = if service.adopting {
             (BuildState::Adopted, "ran when the agent first came to the service")
         } else {
@@ -34,6 +36,7 @@ impl Agent {
             (None, BuildState::Adopted) => Standing::Adopted,
             (None, _) => Standing::New,
             (Some(_), BuildState::Probation) => Standing::OnProbation,
+            (Some(_), BuildState::Adopted | BuildState::Good) if restored => Standing::Restored,
             (Some(_), BuildState::Adopted | BuildState::Good) => Standing::Good,
             (Some(_), BuildState::Condemned) => Standing::Condemned,
         };
@@ -70,6 +73,55 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether the process began after a build was first seen that is newer than its own.
+    fn is_restored(&self, place: &Place, first: &Identified) -> Result<bool, StoreError> {
+        let name = &self.services[place.service].config.name;
+        let Some(latest) = self.store.builds(Some(name))?.into_iter().next() else { return Ok(false) };
+        Ok(latest.build != place.build && began_since(first, &latest.first_seen))
+    }
+
+    /// A person takes a build for good before its guard time is over. Budgets do not bind it any more, and new builds are
+    /// compared with it.
+    pub(super) fn accept(&mut self, service: &ServiceName, id: &BuildId, by: &str) -> Outcome {
+        let refuse = |code, message: String| Outcome::Error(Refusal { code, message });
+        let Some(index) = self.services.iter().position(|known| known.config.name == *service) else {
+            return refuse(RefusalCode::NotFound, format!("no service {service} is configured"));
+        };
+        let record = match self.store.build(service, id) {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                let message =
+                    format!("service {service} has no build {id}; `load-watchdog builds` lists them");
+                return refuse(RefusalCode::NotFound, message);
+            }
+            Err(error) => return refuse(RefusalCode::Failed, error.to_string()),
+        };
+        if record.state != BuildState::Probation {
+            let message = format!("build {id} is {}, and only one on probation is accepted", record.state);
+            return refuse(RefusalCode::Conflict, message);
+        }
+        match self.store.open_incident_for(service, id) {
+            Ok(None) => {}
+            Ok(Some(incident)) => {
+                let message = format!("incident {} of build {id} is open: settle it first", incident.id);
+                return refuse(RefusalCode::Conflict, message);
+            }
+            Err(error) => return refuse(RefusalCode::Failed, error.to_string()),
+        }
+        let now = Moment::now();
+        let why = format!("accepted by {by}");
+        if let Err(error) = self.store.set_build_state(service, id, BuildState::Good, &why, &now) {
+            return refuse(RefusalCode::Failed, error.to_string());
+        }
+        if let Some(build) = self.services[index].builds.get_mut(id) {
+            build.state = BuildState::Good;
+            build.state_since = now;
+            build.judged = None;
+        }
+        Event::Accepted { service, build: id, by }.emit(&mut self.counters);
+        Outcome::Done(format!("build {id} of {service} is good now: the next builds are compared with it"))
+    }
+
     /// Its last process had ended a moment ago.
     pub(super) fn build_is_back(
         &mut self,
@@ -80,6 +132,7 @@ impl Agent {
         let service = &self.services[place.service];
         let name = service.config.name.clone();
         let state = service.builds[&place.build].state;
+        let restored = self.is_restored(place, first)?;
         let record = self.store.build_appeared(&name, &place.build, state, "came back", &Moment::now())?;
         let judge_missing = service.builds[&place.build].judged.is_none();
         let judged = if judge_missing {
@@ -88,6 +141,10 @@ impl Agent {
             None
         };
         let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
+        if restored && record.state.is_restorable() {
+            Event::BuildAppeared { service: &name, build: &place.build, standing: Standing::Restored }
+                .emit(&mut self.counters);
+        }
         let build = self.services[place.service].builds.get_mut(&place.build).expect("the caller looked");
         build.state = record.state;
         build.state_since = record.state_since;
@@ -125,7 +182,7 @@ impl Agent {
             BuildState::Adopted => None,
             BuildState::Good | BuildState::Condemned => return Ok(None),
         };
-        Ok(Some(Judged::new(&service.config, build, now_mono_ns, baseline, lost)))
+        Ok(Some(Judged::new(service, build, now_mono_ns, baseline, lost)))
     }
 }
 

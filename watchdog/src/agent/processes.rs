@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use watchdog_common::types::{self, Conservation, ProcessEvent, ProcessEventKind};
 
+use super::service::host_cores;
 use super::{Agent, Slot};
 use crate::aggregate::Age;
 use crate::config::Protocol;
 use crate::event::Event;
-use crate::identity::Identified;
+use crate::identity::{Identified, Identifier};
 use crate::incident::BuildState;
 use crate::kernel::{EndpointPattern, KernelError};
 use crate::metrics::SlotOwner;
@@ -193,8 +194,29 @@ impl Agent {
         for identified in &found {
             self.place(identified, now_mono_ns);
         }
+        self.look_at_quotas();
         for notice in self.identifier.take_notices() {
             Event::Warning { what: "processes", why: &notice }.emit(&mut self.counters);
+        }
+    }
+
+    /// A quota may be set at any time, and nothing tells of it.
+    fn look_at_quotas(&mut self) {
+        let host = host_cores();
+        for service in &mut self.services {
+            let processes = service.builds.values().flat_map(|build| &build.processes).copied();
+            let cores = Identifier::cores(processes, host);
+            if (cores - service.cores).abs() > 1e-9 {
+                let text = format!(
+                    "service {} may use {cores:.2} of the host's {host} cores, {:.2} before: max_host_share is of that",
+                    service.config.name, service.cores
+                );
+                Event::Warning { what: "CPU quota", why: &text }.emit(&mut self.counters);
+                service.cores = cores;
+            }
+            for judged in service.builds.values_mut().filter_map(|build| build.judged.as_mut()) {
+                judged.judge.set_cores(cores);
+            }
         }
     }
 

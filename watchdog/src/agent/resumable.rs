@@ -25,6 +25,9 @@ pub(super) enum Input {
     Continued(u16, Cell, u64),
     #[serde(rename = "e")]
     Conditions(Conditions),
+    /// Cores that the service may use.
+    #[serde(rename = "k")]
+    Cores(f64),
     /// Its verdict was dealt with.
     #[serde(rename = "s")]
     Settled,
@@ -103,6 +106,12 @@ impl Resumable {
         self.take(Input::Conditions(conditions));
     }
 
+    pub(super) fn set_cores(&mut self, cores: f64) {
+        if (cores - self.judge.cores()).abs() > 1e-9 {
+            self.take(Input::Cores(cores));
+        }
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.settled
     }
@@ -154,6 +163,7 @@ impl Resumable {
             }
             Input::Continued(endpoint, cell, cpu_ns) => self.judge.continuation(endpoint, cell, cpu_ns),
             Input::Conditions(conditions) => self.judge.set_conditions(conditions),
+            Input::Cores(cores) => self.judge.set_cores(cores),
             Input::Settled => self.settled = true,
         }
     }

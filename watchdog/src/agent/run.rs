@@ -200,7 +200,7 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
         .iter()
         .map(|config| {
             let unknown = store.builds(Some(&config.name))?.is_empty();
-            Ok(Service::new(config.clone(), unknown))
+            Ok(Service::new(config.clone(), unknown, &store.peaks(&config.name)?))
         })
         .collect()
 }
@@ -263,6 +263,13 @@ impl Agent {
             let Some(old) = self.services.iter_mut().find(same) else { continue };
             service.builds = std::mem::take(&mut old.builds);
             service.adopting = old.adopting;
+            service.cores = old.cores;
+            for (name, peak) in service.endpoints.iter().zip(&mut service.peaks) {
+                let place = old.endpoints.iter().position(|old| old == name);
+                if let Some(place) = place {
+                    std::mem::swap(peak, &mut old.peaks[place]);
+                }
+            }
             let unchanged = as_text(&old.config) == as_text(&service.config);
             if !unchanged {
                 service.builds.retain(|_, build| build.judged.is_none());

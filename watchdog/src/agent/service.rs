@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::aggregate::{Baseline, BuildAggregate};
+use crate::aggregate::{Baseline, BuildAggregate, PeakRate};
 use crate::config::ServiceConfig;
 use crate::incident::{BuildState, Moment};
 use crate::model::{BuildId, EndpointName};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoredPeak};
 use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
 use super::coverage::Coverage;
@@ -28,12 +28,17 @@ pub(super) struct Service {
     pub(super) adopting: bool,
     /// Processes that match the service but whose build could not be read, with the reason.
     pub(super) nameless: BTreeMap<u32, String>,
+    /// Highest rates, by endpoint index.
+    pub(super) peaks: Vec<PeakRate>,
+    /// Cores that it may use: of the host, or by the quota of its cgroup.
+    pub(super) cores: f64,
 }
 
 impl Service {
-    pub(super) fn new(config: ServiceConfig, adopting: bool) -> Self {
+    pub(super) fn new(config: ServiceConfig, adopting: bool, stored: &[StoredPeak]) -> Self {
         let mut endpoints = vec![EndpointName::other()];
         endpoints.extend(config.endpoints.iter().map(|endpoint| endpoint.name.clone()));
+        let peaks = endpoints.iter().map(|name| peak_of(stored, name)).collect();
         Self {
             config,
             endpoints,
@@ -42,7 +47,20 @@ impl Service {
             hidden: Hidden::default(),
             adopting,
             nameless: BTreeMap::new(),
+            peaks,
+            cores: host_cores(),
         }
+    }
+
+    /// The configuration with what was learned in it.
+    pub(super) fn resolved(&self) -> ServiceConfig {
+        let mut config = self.config.clone();
+        for (endpoint, peak) in config.endpoints.iter_mut().zip(&self.peaks[1..]) {
+            if endpoint.budget.learn_peak_rate {
+                endpoint.budget.peak_rate = peak.known();
+            }
+        }
+        config
     }
 
     pub(super) fn processes(&self) -> u64 {
@@ -154,14 +172,15 @@ pub(super) struct Judged {
 
 impl Judged {
     pub(super) fn new(
-        service: &ServiceConfig,
+        service: &Service,
         build: &BuildId,
         now_mono_ns: u64,
         baseline: Option<Baseline>,
         lost_before: u64,
     ) -> Self {
         let probation = Probation::new(build.clone(), now_mono_ns);
-        let judge = Resumable::new(Judge::new(service, probation, host(), baseline.as_ref()));
+        let host = HostFacts { cores: service.cores };
+        let judge = Resumable::new(Judge::new(&service.resolved(), probation, host, baseline.as_ref()));
         Self::of(judge, baseline, lost_before)
     }
 
@@ -181,7 +200,13 @@ impl Judged {
     }
 }
 
-pub(super) fn host() -> HostFacts {
+fn peak_of(stored: &[StoredPeak], endpoint: &EndpointName) -> PeakRate {
+    stored.iter().find(|peak| peak.endpoint == *endpoint).map_or_else(PeakRate::default, |peak| {
+        PeakRate::resume(peak.since_unix_ms, peak.watched_seconds, peak.highest)
+    })
+}
+
+pub(super) fn host_cores() -> f64 {
     let cores = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
-    HostFacts { cores: cores as f64 }
+    cores as f64
 }

@@ -9,6 +9,7 @@
 mod baseline;
 mod cell;
 mod classes;
+mod peak;
 mod sketch;
 mod starts;
 
@@ -23,6 +24,7 @@ pub use baseline::{
 };
 pub use cell::{Age, Cell};
 pub use classes::{ClassKey, ClassMap, MAX_CLASSES};
+pub use peak::{NEEDED_SECONDS, PeakRate, WINDOW_MINUTES};
 pub use sketch::{Bucket, Sketch};
 pub use starts::{NEEDED_STARTS, Starts};
 

@@ -262,6 +262,13 @@ impl Engine {
         &self.components
     }
 
+    /// A component's limit is so many times the one before, from the next request on; its confirmation's too.
+    pub fn scale_limit(&mut self, index: usize, factor: f64) {
+        let component = &mut self.components[index];
+        component.limit *= factor;
+        component.confirmation.iter_mut().for_each(|stratum| stratum.limit *= factor);
+    }
+
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::aggregate::{Baseline, Cell, ClassAggregate, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
-use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
+use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Scope, Weighted, interval};
 
 /// Judges one build of one service while it is on probation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,7 @@ pub struct Judge {
     service: ServiceName,
     pub(super) probation: Probation,
     conditions: Conditions,
+    cores: f64,
     pub(super) engine: Engine,
     pub(super) meanings: Vec<Meaning>,
     pub(super) endpoints: Vec<Watched>,
@@ -75,6 +76,7 @@ impl Judge {
             service: service.name.clone(),
             probation,
             conditions: Conditions::NORMAL,
+            cores: host.cores,
             engine,
             meanings,
             endpoints: endpoints.into_iter().map(watched).collect(),
@@ -89,6 +91,47 @@ impl Judge {
     /// Warm-up and environment from the next request on. They have to be known before it: record them with the requests.
     pub fn set_conditions(&mut self, conditions: Conditions) {
         self.conditions = conditions;
+    }
+
+    pub fn cores(&self) -> f64 {
+        self.cores
+    }
+
+    /// The service may use more or fewer cores from the next request on: limits that are a share of them change, and what
+    /// was found by the old ones stays. Known before the requests it is used for, so the evidence stays valid.
+    pub fn set_cores(&mut self, cores: f64) {
+        let usable = cores.is_finite() && cores > 0.0;
+        if !usable {
+            return;
+        }
+        let rate_factor = self.cores / cores;
+        self.cores = cores;
+        for (number, watched) in (1_u16..).zip(&mut self.endpoints) {
+            let plan = &mut watched.plan;
+            plan.peak_rate_per_core = plan.peak_rate_per_core.map(|rate| rate * rate_factor);
+            let Some(absolute) = &plan.absolute else { continue };
+            let Some((budget, limit_ns)) = absolute.stricter(cores) else { continue };
+            let Some(before_ns) = plan.mean_limit_ns.replace(limit_ns) else { continue };
+            if limit_ns.to_bits() == before_ns.to_bits() {
+                continue;
+            }
+            plan.scale_ns = Some(limit_ns);
+            let factor = limit_ns / before_ns;
+            // The mean over all outcomes is the endpoint's first component and claim.
+            let mean = |index: &usize| {
+                let component = &self.engine.components()[*index];
+                component.scope == Scope { endpoint: number, class: None } && component.kind == Kind::Mean
+            };
+            if let Some(index) = (0..self.engine.components().len()).find(mean) {
+                self.engine.scale_limit(index, factor);
+                self.meanings[index].budget = budget;
+            }
+            let claim =
+                plan.claims.iter_mut().find(|claim| claim.class.is_none() && claim.kind == Kind::Mean);
+            if let Some(claim) = claim {
+                claim.rescale(factor);
+            }
+        }
     }
 
     /// Requests on unwatched endpoints are passed over.

@@ -32,6 +32,8 @@ mod second;
 #[cfg(test)]
 mod second_tests;
 #[cfg(test)]
+mod share_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -40,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use watchdog_common::types::{RequestFlags, Sample};
 
 use self::evidence::cpu;
-use crate::aggregate::{Age, Cell};
+use crate::aggregate::{Age, Cell, NEEDED_SECONDS};
 use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
@@ -217,6 +219,8 @@ pub enum Missing {
     Budget,
     /// The endpoint has had no request yet.
     Requests { endpoint: EndpointName },
+    /// `peak_rate = "auto"` has seen too little.
+    PeakRate { endpoint: EndpointName },
     /// There is no good build to compare the endpoint with, or it had too few requests.
     Baseline { endpoint: EndpointName, requests: u64, needed: u64 },
     /// Direct attribution is unsure of the endpoint, and the estimate needs more.
@@ -235,6 +239,12 @@ impl fmt::Display for Missing {
             Self::Baseline { endpoint, requests, needed } => {
                 write!(f, "no good build to compare {endpoint} with ({requests} of {needed} requests)")
             }
+            Self::PeakRate { endpoint } => write!(
+                f,
+                "the share of the host at {endpoint}'s peak is not measurable: too little traffic history ({} h are \
+                 needed to learn its rate)",
+                NEEDED_SECONDS / 3600
+            ),
             Self::Estimate { endpoint, why } => write!(f, "{endpoint}: {why}"),
             Self::Quantile { endpoint } => write!(
                 f,

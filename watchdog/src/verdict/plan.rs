@@ -45,6 +45,8 @@ pub(super) struct EndpointPlan {
     pub(super) classes: ClassMap,
     /// For the projected share: requests per second at peak over cores.
     pub(super) peak_rate_per_core: Option<f64>,
+    /// What the absolute budget of the mean follows from.
+    pub(super) absolute: Option<Absolute>,
     /// The absolute budget of the mean, if there is one.
     pub(super) mean_limit_ns: Option<f64>,
     /// `vs_baseline`, if there is one that can be judged.
@@ -64,6 +66,26 @@ impl EndpointPlan {
     }
 }
 
+/// The absolute budgets of a mean.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Absolute {
+    mean_ns: Option<f64>,
+    /// Requests per second at peak, and the share of the cores that they may take then.
+    host_share: Option<(f64, f64)>,
+}
+
+impl Absolute {
+    /// The one that allows less on so many cores.
+    pub(super) fn stricter(&self, cores: f64) -> Option<(BudgetKind, f64)> {
+        let own = self.mean_ns.map(|limit_ns| (BudgetKind::MeanCpu, limit_ns));
+        let host = self.host_share.map(|(peak_rate, max_share)| {
+            (BudgetKind::HostShare { peak_rate, max_share }, 1e9 * max_share * cores / peak_rate)
+        });
+        let limits = own.into_iter().chain(host).filter(|(_, limit_ns)| usable(*limit_ns));
+        limits.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}
+
 /// What a component stands for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Meaning {
@@ -80,6 +102,15 @@ pub(super) struct Claim {
     pub(super) kind: Kind,
     pub(super) limit_ns: f64,
     pub(super) clearance: Clearance,
+}
+
+impl Claim {
+    /// The limit is another one from now on. What was shown of the old one says nothing of it.
+    pub(super) fn rescale(&mut self, factor: f64) {
+        let cap = (self.clearance.cap() / factor).max(2.0);
+        self.limit_ns *= factor;
+        self.clearance = Clearance::new(cap);
+    }
 }
 
 impl Plan {
@@ -165,6 +196,7 @@ impl Builder<'_, '_> {
             name: self.config.name.clone(),
             classes: ClassMap::default(),
             peak_rate_per_core: self.config.budget.peak_rate.map(|rate| rate / self.host.cores),
+            absolute: None,
             mean_limit_ns: None,
             ratio: None,
             scale_ns: None,
@@ -187,14 +219,15 @@ impl Builder<'_, '_> {
     /// `mean_cpu` and the host's share limit the same mean: the stricter one is the budget.
     fn mean(&mut self, endpoint: &mut EndpointPlan) {
         let budget = &self.config.budget;
-        let own = budget.mean_cpu.map(|limit| (BudgetKind::MeanCpu, limit.as_nanos() as f64));
-        let host = budget.peak_rate.zip(budget.max_host_share).map(|(peak_rate, max_share)| {
-            let limit_ns = 1e9 * max_share * self.host.cores / peak_rate;
-            (BudgetKind::HostShare { peak_rate, max_share }, limit_ns)
-        });
-        let limits = own.into_iter().chain(host).filter(|(_, limit_ns)| usable(*limit_ns));
-        let stricter = limits.min_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((budget, limit_ns)) = stricter else { return };
+        if budget.learn_peak_rate && budget.peak_rate.is_none() {
+            endpoint.missing = Some(Missing::PeakRate { endpoint: endpoint.name.clone() });
+        }
+        let absolute = Absolute {
+            mean_ns: budget.mean_cpu.map(|limit| limit.as_nanos() as f64),
+            host_share: budget.peak_rate.zip(budget.max_host_share),
+        };
+        let Some((budget, limit_ns)) = absolute.stricter(self.host.cores) else { return };
+        endpoint.absolute = Some(absolute);
         (endpoint.mean_limit_ns, endpoint.scale_ns) = (Some(limit_ns), Some(limit_ns));
         let confirmation = self.confirmation(limit_ns);
         self.component(1.0, None, Kind::Mean, limit_ns, confirmation, budget, endpoint.baseline.clone());

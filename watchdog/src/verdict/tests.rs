@@ -404,6 +404,7 @@ proptest! {
             quantile_cpu: quantile.into_iter().map(|(p, ns)| (p, Duration::from_nanos(ns))).collect(),
             vs_baseline: figures[0],
             peak_rate: figures[1],
+            learn_peak_rate: false,
             max_host_share: figures[2],
         };
         let mut aggregate = BuildAggregate::default();
