@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use watchdog_tests::agent::Agent;
 use watchdog_tests::agent::site::{BASELINE, GOOD_US, Site, site_or_skip};
+use watchdog_tests::skip::skip;
 
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -93,6 +95,90 @@ fn a_canary_is_judged_by_its_own_requests_accepted_by_hand_and_left_again() {
         states,
         [("canary".to_owned(), "good".to_owned()), ("stable".to_owned(), "adopted".to_owned())]
     );
+}
+
+/// A cgroup of this test, removed again.
+struct Limited(PathBuf);
+
+impl Limited {
+    /// `None` where this host lets nobody make one.
+    fn new() -> Option<Self> {
+        let name = format!("load-watchdog-test-{}", std::process::id());
+        ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup"]
+            .map(|root| Path::new(root).join(&name))
+            .into_iter()
+            .find(|folder| {
+                let made = fs::create_dir(folder).is_ok();
+                let usable =
+                    made && (folder.join("cpu.cfs_quota_us").exists() || folder.join("cpu.max").exists());
+                if made && !usable {
+                    let _ = fs::remove_dir(folder);
+                }
+                usable
+            })
+            .map(Self)
+    }
+
+    fn allow(&self, cores: f64) {
+        let quota = format!("{:.0}", 100_000.0 * cores);
+        if self.0.join("cpu.max").exists() {
+            fs::write(self.0.join("cpu.max"), format!("{quota} 100000")).unwrap();
+        } else {
+            fs::write(self.0.join("cpu.cfs_quota_us"), quota).unwrap();
+        }
+    }
+
+    fn take(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // Its last process may still be ending.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn the_quota_of_the_cgroup_is_what_the_share_is_of_and_it_is_followed() {
+    let Some(site) = site_or_skip() else { return };
+    let Some(limited) = Limited::new() else {
+        let _: Option<()> = skip("this host lets nobody make a cgroup with a CPU quota");
+        return;
+    };
+    let mut web = site.web().unwrap();
+    web.budget = "{ peak_rate = 40.0, max_host_share = 0.5 }".to_owned();
+    site.configure(&[web]).unwrap();
+    let burn = site.deploy("good", GOOD_US).unwrap();
+    limited.allow(0.5);
+    limited.take(burn.pid());
+    let agent = Agent::start(&site).unwrap();
+    let told = |what: &str| {
+        agent
+            .wait_for(what, SEEN_WITHIN, |_| Ok(fs::read_to_string(site.log())?.contains(what).then_some(())))
+            .unwrap();
+    };
+    told("service web may use 0.50 of the host's");
+    site.visit(40).unwrap();
+    wait_for_logins(&agent, "good", 20);
+    let share = |agent: &Agent| {
+        let labels = [("service", "web"), ("endpoint", "login"), ("build", "good")];
+        agent.metrics().unwrap().sum("load_watchdog_projected_host_share", &labels).unwrap()
+    };
+    let of_half_a_core = share(&agent);
+    limited.allow(0.8);
+    told("service web may use 0.80 of the host's");
+    let of_more = share(&agent);
+    println!("at 40 logins a second: {of_half_a_core:.3} of half a core, {of_more:.3} of 0.8");
+    // Much of 2 ms and 40 a second; and the same cost over other cores.
+    assert!(of_half_a_core > 0.1, "{of_half_a_core}");
+    assert!((of_half_a_core / of_more / 1.6 - 1.0).abs() < 0.01, "{of_half_a_core} {of_more}");
 }
 
 fn wait_for_logins(agent: &Agent, build: &str, at_least: u64) {

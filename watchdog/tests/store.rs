@@ -186,6 +186,25 @@ fn builds_keep_their_state_and_the_last_good_one_is_by_appearance() {
 }
 
 #[test]
+fn a_wall_clock_that_jumps_changes_no_order_of_builds() {
+    for step_ms in [-400 * 86_400_000_i64, 400 * 86_400_000] {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        appear(&store, "v1", BuildState::Good, 1);
+        let stepped = Moment { unix_ms: at(2).unix_ms + step_ms, ..at(2) };
+        store.build_appeared(&web(), &"v2".into(), BuildState::Good, "seen", &stepped).unwrap();
+        appear(&store, "v3", BuildState::Probation, 3);
+        let names: Vec<_> =
+            store.builds(Some(&web())).unwrap().into_iter().map(|record| record.build.to_string()).collect();
+        assert_eq!(names, ["v3", "v2", "v1"]);
+        let good = store.last_good_build(&web()).unwrap().unwrap();
+        assert_eq!(good.build.as_str(), "v2");
+        // By the monotonic clock, as long as it is the same boot.
+        assert_eq!(good.state_since.until(&at(12)), std::time::Duration::from_secs(10));
+    }
+}
+
+#[test]
 fn one_incident_is_open_per_service_and_build() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path()).unwrap();

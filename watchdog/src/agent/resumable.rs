@@ -168,3 +168,95 @@ impl Resumable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Age;
+    use crate::config::Config;
+    use crate::model::StatusClass;
+    use crate::verdict::{HostFacts, Probation};
+
+    fn judge() -> Judge {
+        let text = r#"
+[[service]]
+name = "web"
+match = { unit = "web.service" }
+mode = "observe"
+
+[[service.endpoint]]
+name = "login"
+path = "/login"
+budget = { mean_cpu = "80ms", p99_cpu = "400ms", peak_rate = 10.0, max_host_share = 0.25 }
+"#;
+        let config = Config::parse(text, "config.toml").unwrap();
+        Judge::new(&config.services[0], Probation::new("new".into(), 0), HostFacts { cores: 4.0 }, None)
+    }
+
+    fn feed(judge: &mut Resumable, seconds: std::ops::Range<u64>) {
+        for second in seconds {
+            judge.observe(&Observation {
+                end_mono_ns: second * 1_000_000_000,
+                cpu_ns: 60_000_000 + (second * 7_919_111) % 50_000_000,
+                count: 1 + second % 2,
+                endpoint: 1,
+                class: StatusClass::Redirect,
+                status: 302,
+                age: Age::To30,
+            });
+            if second % 5 == 0 {
+                judge.continuation(1, Cell::new(302, Age::Older), 1_000_003);
+            }
+            if second == 40 {
+                judge.set_cores(2.5);
+            }
+        }
+    }
+
+    /// As it goes through the ledger.
+    fn written<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+        serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_killed_judge_goes_on_bit_for_bit() {
+        let mut whole = Resumable::new(judge());
+        feed(&mut whole, 0..100);
+        let mut first = Resumable::new(judge());
+        feed(&mut first, 0..30);
+        first.take_inputs();
+        let kept = written(&first.keep("basis", None));
+        feed(&mut first, 30..60);
+        first.settle();
+        let inputs = written(&first.take_inputs());
+        let mut second = Resumable::resume(kept, inputs, 1);
+        assert!(second.is_settled());
+        feed(&mut second, 60..100);
+        assert_eq!(second.judge, whole.judge);
+    }
+
+    #[test]
+    fn after_a_reboot_the_probation_goes_on_at_the_second_it_was_in() {
+        let mut whole = Resumable::new(judge());
+        feed(&mut whole, 0..200);
+        let mut first = Resumable::new(judge());
+        feed(&mut first, 0..100);
+        let mut kept = written(&first.keep("basis", None));
+        kept.boot = "another".to_owned();
+        // The new boot's clock shows less than the old one did; the last request was in second 99.
+        let now_mono_ns = 20_000_000_000;
+        let mut second = Resumable::resume(kept, Vec::new(), now_mono_ns);
+        for (n, second_of_boot) in (100..200).zip(21..) {
+            second.observe(&Observation {
+                end_mono_ns: second_of_boot * 1_000_000_000,
+                cpu_ns: 60_000_000 + (n * 7_919_111) % 50_000_000,
+                count: 1 + n % 2,
+                endpoint: 1,
+                class: StatusClass::Redirect,
+                status: 302,
+                age: Age::To30,
+            });
+        }
+        assert_eq!(second.log_evidence(), whole.log_evidence());
+    }
+}
