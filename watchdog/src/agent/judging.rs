@@ -28,18 +28,15 @@ impl Agent {
     pub(super) fn take_requests(&mut self, tick: &Tick) {
         for sample in &tick.samples {
             let age = self.processes.age(sample.tgid, sample.end_mono_ns);
-            match Observation::of_sample(sample) {
-                Some(mut seen) => {
-                    seen.age = age;
-                    let began_mono_ns =
-                        sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
-                    self.observe(sample.build_slot, &seen, began_mono_ns);
-                    self.verify_request(sample.build_slot, &seen, began_mono_ns);
-                }
-                None => {
-                    let cell = Cell::new(sample.status, age);
-                    self.continuation(sample.build_slot, sample.endpoint, cell, sample.oncpu_ns);
-                }
+            if let Some(seen) = Observation::of_sample(sample) {
+                let seen = Observation { age, ..seen };
+                let began_mono_ns =
+                    sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
+                self.observe(sample.build_slot, &seen, began_mono_ns);
+                self.verify_request(sample.build_slot, &seen, began_mono_ns);
+            } else {
+                let cell = Cell::new(sample.status, age);
+                self.continuation(sample.build_slot, sample.endpoint, cell, sample.oncpu_ns);
             }
             debug_assert!(sample.flags & RequestFlags::HEAD == 0, "a finished request has its head");
         }

@@ -1,5 +1,6 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::keeping::Keeping;
+use super::second::Opinions;
 use super::service::Service;
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
 use crate::clock;
@@ -92,12 +95,12 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         config,
         store,
         kernel,
-        slots: std::collections::HashMap::new(),
+        slots: HashMap::new(),
         processes: Processes::default(),
         flipped: Vec::new(),
-        reserved: std::collections::HashMap::new(),
+        reserved: HashMap::new(),
         incidents: Incidents::default(),
-        keeping: super::keeping::Keeping::default(),
+        keeping: Keeping::default(),
         totals: Totals::default(),
         counters,
         failures: Failures::default(),
@@ -105,7 +108,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         started_mono_ns: now_mono_ns,
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
-        opinions: super::second::Opinions::default(),
+        opinions: Opinions::default(),
     };
     agent.take_over()?;
     heartbeat.beat(clock::mono_ns());
@@ -123,8 +126,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
-    let mut last_alive = Instant::now();
-    let mut last_tick = Instant::now();
+    let (mut last_alive, mut last_tick) = (Instant::now(), Instant::now());
 
     Event::Started { services: agent.services.len(), report: agent.kernel.report() }
         .emit(&mut agent.counters);

@@ -97,8 +97,8 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     }
     wrap(text, &line, "", "    ", width);
     match (build.role.as_deref(), &build.compared_with) {
-        (Some("candidate"), Some(with)) => {
-            wrap(text, &format!("candidate, compared with {}", compared(with)), "    ", "      ", width);
+        (Some("candidate"), Some(baseline)) => {
+            wrap(text, &format!("candidate, compared with {}", compared(baseline)), "    ", "      ", width);
         }
         (Some("candidate"), None) => {
             wrap(text, "candidate, with no good build to compare it with", "    ", "      ", width);

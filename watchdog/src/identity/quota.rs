@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use procfs::ProcessCGroup;
 
+/// Cores that a cgroup's directory allows.
+type Read = fn(&Path) -> Option<f64>;
+
 const MOUNTED: &str = "/sys/fs/cgroup";
 
 /// The cgroup with the smallest quota above a process, and how many cores it allows; `None` without a quota.
@@ -19,10 +22,10 @@ pub(super) fn of(groups: &[ProcessCGroup]) -> Option<(PathBuf, f64)> {
 fn below(mounted: &Path, groups: &[ProcessCGroup]) -> Option<(PathBuf, f64)> {
     let mut found = Vec::new();
     for group in groups {
-        let (roots, read): (Vec<PathBuf>, fn(&Path) -> Option<f64>) = if group.controllers.is_empty() {
-            (vec![mounted.to_owned(), mounted.join("unified")], version_2)
+        let (roots, read): (_, Read) = if group.controllers.is_empty() {
+            ([mounted.to_owned(), mounted.join("unified")], version_2)
         } else if group.controllers.iter().any(|name| name == "cpu") {
-            (vec![mounted.join(group.controllers.join(",")), mounted.join("cpu")], version_1)
+            ([mounted.join(group.controllers.join(",")), mounted.join("cpu")], version_1)
         } else {
             continue;
         };

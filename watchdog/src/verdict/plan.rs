@@ -125,7 +125,7 @@ impl Plan {
         let compared = service.endpoints.iter().zip(&known);
         let classes: usize = compared
             .filter_map(|(_, known)| known.as_ref())
-            .map(|known| EndpointLimits::classes_of(known.aggregate, known.warm_up_known))
+            .map(|known| EndpointLimits::classes_of(known.aggregate, known.ages_apart))
             .sum();
         let error = BASELINE_ERROR_SHARE * parameters.alpha / classes.max(1) as f64;
         let mut plan = Self { endpoints: Vec::new(), components: Vec::new(), meanings: Vec::new() };
@@ -163,7 +163,8 @@ impl Plan {
 struct Known<'a> {
     aggregate: &'a EndpointAggregate,
     baseline: &'a Baseline,
-    warm_up_known: bool,
+    /// Its warm-up is known: classes are divided by the process's age.
+    ages_apart: bool,
 }
 
 impl<'a> Known<'a> {
@@ -171,8 +172,8 @@ impl<'a> Known<'a> {
         let baseline = baseline?;
         let aggregate = baseline.endpoint(&config.name)?;
         // A good build that used no CPU at all compares with nothing.
-        let warm_up_known = baseline.knows_warm_up(&config.name);
-        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline, warm_up_known })
+        let ages_apart = baseline.knows_warm_up(&config.name);
+        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline, ages_apart })
     }
 
     fn figures(&self, requests: u64, mean_ns: Option<f64>) -> BaselineFigures {
@@ -208,7 +209,7 @@ impl Builder<'_, '_> {
             let (requests, mean_ns) = (known.aggregate.requests(), known.aggregate.mean_ns());
             endpoint.baseline = Some(known.figures(requests, mean_ns));
             endpoint.scale_ns = mean_ns;
-            endpoint.classes = ClassMap::new(known.aggregate, known.warm_up_known);
+            endpoint.classes = ClassMap::new(known.aggregate, known.ages_apart);
         }
         self.mean(&mut endpoint);
         self.quantiles(&mut endpoint);
@@ -305,11 +306,7 @@ impl Builder<'_, '_> {
 
     fn limits(&self, ratio: f64) -> Option<EndpointLimits> {
         let known = self.known.as_ref()?;
-        Some(EndpointLimits::new(
-            known.aggregate,
-            known.warm_up_known,
-            Strictness { ratio, ..self.strictness },
-        ))
+        Some(EndpointLimits::new(known.aggregate, known.ages_apart, Strictness { ratio, ..self.strictness }))
     }
 
     fn outcome(&self, class: Option<u8>) -> Outcome {
@@ -317,7 +314,7 @@ impl Builder<'_, '_> {
         let key = self
             .known
             .as_ref()
-            .and_then(|known| ClassMap::new(known.aggregate, known.warm_up_known).key(number));
+            .and_then(|known| ClassMap::new(known.aggregate, known.ages_apart).key(number));
         key.map_or(Outcome::Rest, Outcome::of_class)
     }
 
