@@ -70,6 +70,8 @@ servers! {
     go_nethttp: "go-nethttp",
     go_locked: "go-locked",
     go_tls: "go-tls",
+    go_debian: "go-debian",
+    go_debian_tls: "go-debian-tls",
     axum_blocking: "axum-blocking",
     axum_worker: "axum-worker",
     gunicorn_gthread: "gunicorn-gthread",
