@@ -43,6 +43,18 @@ _load__watchdog() {
             load__watchdog,status)
                 cmd="load__watchdog__subcmd__status"
                 ;;
+            load__watchdog__subcmd__builds,accept)
+                cmd="load__watchdog__subcmd__builds__subcmd__accept"
+                ;;
+            load__watchdog__subcmd__builds,help)
+                cmd="load__watchdog__subcmd__builds__subcmd__help"
+                ;;
+            load__watchdog__subcmd__builds__subcmd__help,accept)
+                cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__accept"
+                ;;
+            load__watchdog__subcmd__builds__subcmd__help,help)
+                cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__help"
+                ;;
             load__watchdog__subcmd__help,approve)
                 cmd="load__watchdog__subcmd__help__subcmd__approve"
                 ;;
@@ -69,6 +81,9 @@ _load__watchdog() {
                 ;;
             load__watchdog__subcmd__help,status)
                 cmd="load__watchdog__subcmd__help__subcmd__status"
+                ;;
+            load__watchdog__subcmd__help__subcmd__builds,accept)
+                cmd="load__watchdog__subcmd__help__subcmd__builds__subcmd__accept"
                 ;;
             load__watchdog__subcmd__help__subcmd__hook,test)
                 cmd="load__watchdog__subcmd__help__subcmd__hook__subcmd__test"
@@ -146,7 +161,7 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__builds)
-            opts="-h --json --control --state-dir --help"
+            opts="-h --json --control --state-dir --help accept help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,6 +175,70 @@ _load__watchdog() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__accept)
+            opts="-h --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__help)
+            opts="accept help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__help__subcmd__accept)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;
@@ -228,8 +307,22 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__help__subcmd__builds)
-            opts=""
+            opts="accept"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__builds__subcmd__accept)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

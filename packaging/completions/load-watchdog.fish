@@ -30,7 +30,7 @@ complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "run" -d
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "check-config" -d 'Check a configuration file and say what is wrong, where, and what would be right.'
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "doctor" -d 'Check whether this machine can run the agent; each line is ok or says what to do.'
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "status" -d 'Show what the running agent sees: services, builds, cost per request, verdicts.'
-complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "builds" -d 'List the builds that were seen and how they were judged.'
+complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "builds" -d 'List the builds that were seen and how they were judged, or take one for good.'
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "incidents" -d 'List incidents, or show one with its timeline.'
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "hook" -d 'Try a service\'s rollback hook'
 complete -c load-watchdog -n "__fish_load_watchdog_needs_command" -f -a "approve" -d 'Let an incident\'s rollback run that waits for approval (mode "approve").'
@@ -53,10 +53,18 @@ complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand status" -l c
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand status" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand status" -l json -d 'Print JSON for machines; its field names are stable'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds" -l control -d 'The agent\'s control socket' -r -F
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds" -l json -d 'Print JSON for machines; its field names are stable'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -l control -d 'The agent\'s control socket' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -l json -d 'Print JSON for machines; its field names are stable'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -f -a "accept" -d 'Take a build on probation for good before its guard time is over.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and not __fish_seen_subcommand_from accept help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from accept" -l control -d 'The agent\'s control socket' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from accept" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from accept" -l json -d 'Print JSON for machines; its field names are stable'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from accept" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from help" -f -a "accept" -d 'Take a build on probation for good before its guard time is over.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand builds; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and not __fish_seen_subcommand_from show report help" -l control -d 'The agent\'s control socket' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and not __fish_seen_subcommand_from show report help" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and not __fish_seen_subcommand_from show report help" -l json -d 'Print JSON for machines; its field names are stable'
@@ -89,10 +97,11 @@ complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and no
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "check-config" -d 'Check a configuration file and say what is wrong, where, and what would be right.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "doctor" -d 'Check whether this machine can run the agent; each line is ok or says what to do.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "status" -d 'Show what the running agent sees: services, builds, cost per request, verdicts.'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "builds" -d 'List the builds that were seen and how they were judged.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "builds" -d 'List the builds that were seen and how they were judged, or take one for good.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "incidents" -d 'List incidents, or show one with its timeline.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "hook" -d 'Try a service\'s rollback hook'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "approve" -d 'Let an incident\'s rollback run that waits for approval (mode "approve").'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and not __fish_seen_subcommand_from run check-config doctor status builds incidents hook approve help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from builds" -f -a "accept" -d 'Take a build on probation for good before its guard time is over.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from incidents" -f -a "show" -d 'Show one incident: what was seen, what was decided, what was run, how it ended'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from hook" -f -a "test" -d 'Run a service\'s rollback hook with a payload that is marked as a test.'

@@ -90,6 +90,7 @@ fn the_documented_example() {
             quantile_cpu: vec![(0.99, Duration::from_millis(400))],
             vs_baseline: Some(1.3),
             peak_rate: Some(40.0),
+            learn_peak_rate: false,
             max_host_share: Some(0.25),
         }
     );

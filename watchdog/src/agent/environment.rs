@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::Agent;
 use super::processes::Place;
 use super::service::{Build, Judged, Service};
-use crate::aggregate::Baseline;
+use crate::aggregate::{Age, Baseline};
 use crate::clock;
 use crate::config::EndpointConfig;
 use crate::control::{EnvironmentStatus, WarmingStatus};
@@ -95,6 +95,8 @@ impl Environment {
             self.of.values_mut().for_each(|surroundings| surroundings.request(&named, seen));
         }
         if let Some(judged) = &mut build.judged {
+            // The baseline's own outcomes of young processes know it better.
+            let warmup = if judged.judge.knows_warm_up(seen.endpoint) { 1.0 } else { warmup };
             if let Some(surroundings) = self.of.get_mut(&named) {
                 surroundings.judge(&mut judged.judge, seen, warmup);
             } else {
@@ -169,7 +171,8 @@ impl Environment {
                     continue;
                 };
                 let stored = build.aggregate.endpoint_mut(&self.stored_as);
-                stored.record(seen.class, seen.cpu_ns, 1, now_mono_ns);
+                stored.record(seen.cell(), seen.cpu_ns, 1);
+                build.unsaved.record(&self.stored_as, seen.cell(), seen.cpu_ns, 1);
             }
         }
     }
@@ -232,7 +235,7 @@ impl Environment {
             let good = neighbour
                 .builds
                 .iter()
-                .filter(|(_, build)| build.is_baseline() && !build.processes.is_empty());
+                .filter(|(_, build)| build.state.is_restorable() && !build.processes.is_empty());
             for (good_id, build) in good {
                 let reference = Baseline::new(good_id.clone(), build.aggregate.clone());
                 let known = |endpoint: &EndpointConfig| build.aggregate.endpoint(&endpoint.name).is_some();
@@ -264,7 +267,7 @@ impl Agent {
                 continue;
             };
             // What was acted on stays.
-            if judged.settled && matches!(judged.verdict, Verdict::Exceeds { .. }) {
+            if judged.judge.is_settled() && matches!(judged.verdict, Verdict::Exceeds { .. }) {
                 continue;
             }
             if surroundings.wants_a_look(&judged.judge)
@@ -279,7 +282,7 @@ impl Agent {
             let Some(change) = surroundings.advance(&mut judged.judge, now_mono_ns) else { continue };
             judged.stale = true;
             if let Change::Recovered(_) = change {
-                judged.settled = false;
+                judged.judge.unsettle();
             }
             Event::Surroundings { service: &service.config.name, build: id, change: &change }
                 .emit(&mut self.counters);
@@ -289,7 +292,8 @@ impl Agent {
 
 fn observation(reading: &Reading, now_mono_ns: u64) -> Observation {
     let cpu_ns = reading.stretch_ns;
-    Observation { end_mono_ns: now_mono_ns, cpu_ns, count: 1, endpoint: 1, class: StatusClass::None }
+    let (class, status, age) = (StatusClass::None, 0, Age::Older);
+    Observation { end_mono_ns: now_mono_ns, cpu_ns, count: 1, endpoint: 1, class, status, age }
 }
 
 /// What cannot be read may be anything.

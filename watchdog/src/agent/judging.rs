@@ -1,21 +1,21 @@
 //! From drained requests to verdicts, probation and baselines.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use watchdog_common::types::{Conservation, Loss, RequestFlags};
 
 use super::Agent;
 use super::coverage::{Coverage, STARTING_NS, growth};
 use super::service::Judged;
+use crate::aggregate::{Age, Cell, NEEDED_STARTS};
 use crate::estimate::Requests;
 use crate::event::Event;
-use crate::incident::{BuildState, Moment};
+use crate::incident::{BuildState, Moment, boot_id};
 use crate::kernel::tick::{LossCounts, Tick};
-use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
+use crate::model::{BuildId, EndpointName};
 use crate::store::StoreError;
 use crate::verdict::{Measurability, Observation, Verdict};
 
-const SAVE_EVERY_NS: u64 = 10_000_000_000;
 /// Without new requests a verdict changes by coverage only.
 const JUDGE_AT_LEAST_EVERY_NS: u64 = 1_000_000_000;
 
@@ -27,20 +27,23 @@ impl Agent {
     /// Hands the finished requests to the builds they belong to.
     pub(super) fn take_requests(&mut self, tick: &Tick) {
         for sample in &tick.samples {
-            let class = StatusClass::of_status(sample.status);
-            match Observation::of_sample(sample) {
-                Some(seen) => {
-                    let began_mono_ns =
-                        sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
-                    self.observe(sample.build_slot, &seen, Some(sample.tgid), began_mono_ns);
-                    self.verify_request(sample.build_slot, &seen, began_mono_ns);
-                }
-                None => self.continuation(sample.build_slot, sample.endpoint, class, sample.oncpu_ns),
+            let age = self.processes.age(sample.tgid, sample.end_mono_ns);
+            if let Some(seen) = Observation::of_sample(sample) {
+                let seen = Observation { age, ..seen };
+                let began_mono_ns =
+                    sample.end_mono_ns.saturating_sub(u64::from(sample.wall_us).saturating_mul(1000));
+                self.observe(sample.build_slot, &seen, Some(sample.tgid), began_mono_ns);
+                self.verify_request(sample.build_slot, &seen, began_mono_ns);
+            } else {
+                let cell = Cell::new(sample.status, age);
+                self.continuation(sample.build_slot, sample.endpoint, cell, sample.oncpu_ns);
             }
             debug_assert!(sample.flags & RequestFlags::HEAD == 0, "a finished request has its head");
         }
         for rebuilt in &tick.rebuilt {
-            for seen in Observation::of_rebuilt(rebuilt, tick.mono_ns) {
+            let age = self.age_of_slot(rebuilt.build_slot, tick.mono_ns);
+            for mut seen in Observation::of_rebuilt(rebuilt, tick.mono_ns) {
+                seen.age = age;
                 self.observe(rebuilt.build_slot, &seen, None, tick.mono_ns);
                 // When it began is not known; a tick before its end is close enough to say which side of the hook.
                 self.verify_request(rebuilt.build_slot, &seen, tick.mono_ns);
@@ -53,7 +56,16 @@ impl Agent {
         let service = &mut self.services[slot.service];
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(endpoint) = service.endpoints.get(usize::from(seen.endpoint)) else { return };
-        build.aggregate.endpoint_mut(endpoint).record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        let cell = seen.cell();
+        service.peaks[usize::from(seen.endpoint)].count(seen.count);
+        build.aggregate.endpoint_mut(endpoint).record(cell, seen.cpu_ns, seen.count);
+        build.unsaved.record(endpoint, cell, seen.cpu_ns, seen.count);
+        if seen.age != Age::Older && build.aggregate.starts.count() < NEEDED_STARTS {
+            let second = build.youngest_mono_ns.unwrap_or(seen.end_mono_ns) / 1_000_000_000;
+            if build.aggregate.starts.record(boot_id(), second) {
+                build.unsaved.started(boot_id(), second);
+            }
+        }
         build.second.ended(&Requests {
             endpoint: seen.endpoint,
             began_mono_ns,
@@ -69,15 +81,24 @@ impl Agent {
         }
     }
 
-    fn continuation(&mut self, slot: u16, endpoint: u16, class: StatusClass, cpu_ns: u64) {
+    /// How old the build's newest process is: what is allowed of requests whose process is not known.
+    fn age_of_slot(&self, slot: u16, now_mono_ns: u64) -> Age {
+        let build =
+            self.slots.get(&slot).and_then(|slot| self.services[slot.service].builds.get(&slot.build));
+        let ages = build.into_iter().flat_map(|build| &build.processes);
+        ages.map(|tgid| self.processes.age(*tgid, now_mono_ns)).min().unwrap_or_default()
+    }
+
+    fn continuation(&mut self, slot: u16, endpoint: u16, cell: Cell, cpu_ns: u64) {
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &mut self.services[slot.service];
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(name) = service.endpoints.get(usize::from(endpoint)) else { return };
-        build.aggregate.endpoint_mut(name).continuation(class, cpu_ns);
+        build.aggregate.endpoint_mut(name).continuation(cell, cpu_ns);
+        build.unsaved.continuation(name, cell, cpu_ns);
         build.second.continued(endpoint, cpu_ns);
         if let Some(judged) = &mut build.judged {
-            judged.judge.continuation(endpoint, class, cpu_ns);
+            judged.judge.continuation(endpoint, cell, cpu_ns);
         }
     }
 
@@ -140,13 +161,13 @@ impl Agent {
     }
 
     /// Asks every judge that has something new, and acts on the answers.
-    pub(super) fn judge(&mut self, now_mono_ns: u64) {
+    pub(super) fn judge(&mut self, span_ns: u64, now_mono_ns: u64) {
         if self.ask_judges(now_mono_ns) {
             // Nothing is done on a verdict that the newest second opinion does not share.
             self.consult_now(now_mono_ns);
             self.ask_judges(now_mono_ns);
         }
-        self.act_on_verdicts(now_mono_ns);
+        self.act_on_verdicts(span_ns, now_mono_ns);
     }
 
     /// Whether a build was newly found over budget.
@@ -172,17 +193,20 @@ impl Agent {
                     blind: blind.clone(),
                 };
                 judged.verdict = self.environment.verdict(&(index, id.clone()), judged, &measured);
-                found |= is_over(&judged.verdict) && !judged.settled;
+                found |= is_over(&judged.verdict) && !judged.judge.is_settled();
             }
         }
         found
     }
 
-    fn act_on_verdicts(&mut self, now_mono_ns: u64) {
+    fn act_on_verdicts(&mut self, span_ns: u64, now_mono_ns: u64) {
         let mut exceeding = Vec::new();
         let mut passed = Vec::new();
         for (index, service) in self.services.iter_mut().enumerate() {
             for (id, build) in &mut service.builds {
+                if build.state == BuildState::Probation && !build.processes.is_empty() {
+                    build.guarded_ns += span_ns;
+                }
                 let Some(judged) = &mut build.judged else { continue };
                 if let Some(told) = told_change(judged) {
                     let endpoint = EndpointName::from("all");
@@ -195,13 +219,12 @@ impl Agent {
                     }
                     .emit(&mut self.counters);
                 }
-                if is_over(&judged.verdict) && !judged.settled {
-                    judged.settled = true;
+                if is_over(&judged.verdict) && !judged.judge.is_settled() {
+                    judged.judge.settle();
                     exceeding.push((index, id.clone()));
                 }
-                let guarded = build.state_since.until(&Moment::now());
                 if build.state == BuildState::Probation
-                    && guarded >= service.config.guard_for
+                    && Duration::from_nanos(build.guarded_ns) >= service.config.guard_for
                     && judged.judge.requests() > 0
                     && matches!(judged.verdict, Verdict::Within { .. } | Verdict::Undecided { .. })
                 {
@@ -227,77 +250,8 @@ impl Agent {
         build.state = BuildState::Good;
         build.state_since = now;
         build.judged = None;
-        // The ledger has no figures of it yet.
-        build.saved_requests = 0;
         Event::ProbationPassed { service: &service.config.name, build: id }.emit(&mut self.counters);
         Ok(())
-    }
-
-    /// Writes good builds' figures to the ledger, off the loop: each write waits for the disk.
-    pub(super) fn save_baselines(&mut self, now_mono_ns: u64) {
-        if now_mono_ns.saturating_sub(self.incidents.saved_mono_ns) < SAVE_EVERY_NS {
-            return;
-        }
-        if self.incidents.saving.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        self.incidents.saved_mono_ns = now_mono_ns;
-        let writes = self.unsaved_baselines();
-        if writes.is_empty() {
-            return;
-        }
-        let store = Arc::clone(&self.store);
-        self.incidents.saving = Some(tokio::task::spawn_blocking(move || {
-            for write in &writes {
-                if let Err(error) = write.save(&store) {
-                    tracing::error!(%error, "a baseline could not be saved");
-                    return;
-                }
-            }
-        }));
-    }
-
-    /// The same at the end, in place.
-    pub(super) fn save_baselines_now(&mut self) {
-        for write in self.unsaved_baselines() {
-            let saved = write.save(&self.store);
-            self.report("saving a baseline", saved);
-        }
-    }
-
-    fn unsaved_baselines(&mut self) -> Vec<BaselineWrite> {
-        let mut writes = Vec::new();
-        for service in &mut self.services {
-            let name = service.config.name.clone();
-            for (id, build) in service.builds.iter_mut().filter(|(_, build)| build.is_baseline()) {
-                let requests = build.aggregate.requests();
-                if requests == build.saved_requests {
-                    continue;
-                }
-                build.saved_requests = requests;
-                for (endpoint, figures) in &build.aggregate.endpoints {
-                    if let Ok(json) = serde_json::to_string(figures) {
-                        let (service, build) = (name.clone(), id.clone());
-                        writes.push(BaselineWrite { service, build, endpoint: endpoint.clone(), json });
-                    }
-                }
-            }
-        }
-        writes
-    }
-}
-
-/// One endpoint's figures on their way to the ledger.
-struct BaselineWrite {
-    service: ServiceName,
-    build: BuildId,
-    endpoint: EndpointName,
-    json: String,
-}
-
-impl BaselineWrite {
-    fn save(&self, store: &crate::store::Store) -> Result<(), StoreError> {
-        store.put_baseline(&self.service, &self.endpoint, &self.build, &self.json, &Moment::now())
     }
 }
 

@@ -10,7 +10,10 @@ mod environment;
 mod flips;
 mod hidden;
 mod judging;
+mod keeping;
+mod lives;
 mod processes;
+mod resumable;
 mod resume;
 mod rollback;
 mod run;
@@ -65,6 +68,7 @@ struct Agent {
     /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
     reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
+    keeping: keeping::Keeping,
     totals: Totals,
     counters: Counters,
     failures: Failures,
@@ -168,9 +172,9 @@ impl Agent {
         }
         self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
-        self.judge(now_mono_ns);
+        self.judge(span_ns, now_mono_ns);
         self.carry_incidents(now_mono_ns);
-        self.save_baselines(now_mono_ns);
+        self.save_increments(now_mono_ns);
         self.failures.recovered(now_mono_ns, &mut self.counters);
     }
 

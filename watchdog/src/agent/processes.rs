@@ -4,19 +4,20 @@
 //! from its first instruction under its parent's slot; what it really is shows a moment later.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use watchdog_common::types::{self, Conservation, ProcessEvent, ProcessEventKind};
 
-use super::service::{Build, Judged};
+use super::service::host_cores;
 use super::{Agent, Slot};
+use crate::aggregate::Age;
 use crate::config::Protocol;
-use crate::event::{Event, Standing};
-use crate::identity::Identified;
-use crate::incident::{BuildState, Moment};
+use crate::event::Event;
+use crate::identity::{Identified, Identifier};
+use crate::incident::BuildState;
 use crate::kernel::{EndpointPattern, KernelError};
 use crate::metrics::SlotOwner;
 use crate::model::BuildId;
-use crate::store::StoreError;
 
 const SCAN_EVERY_NS: u64 = 5_000_000_000;
 /// A process is asked again this long after it forked or ran a program: it may have changed directory, or listen now.
@@ -34,6 +35,8 @@ const FORGET_BUILD_AFTER_NS: u64 = 600_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     watched: HashMap<u32, Place>,
+    /// When each of them began (or its build, in place), `CLOCK_MONOTONIC`.
+    began_mono_ns: HashMap<u32, u64>,
     /// When to ask which process again.
     waiting: Vec<(u64, u32)>,
     last_scan_mono_ns: Option<u64>,
@@ -59,6 +62,13 @@ impl Processes {
     pub(super) fn moves(&self, identified: &Identified) -> bool {
         self.watched.get(&identified.pid).is_some_and(|place| {
             place.service == identified.service && identified.build.as_ref() != Some(&place.build)
+        })
+    }
+
+    /// How old a process was at a moment.
+    pub(super) fn age(&self, tgid: u32, mono_ns: u64) -> Age {
+        self.began_mono_ns.get(&tgid).map_or(Age::Older, |began_mono_ns| {
+            Age::of(Duration::from_nanos(mono_ns.saturating_sub(*began_mono_ns)))
         })
     }
 
@@ -135,6 +145,7 @@ impl Agent {
                 let parent = self.processes.watched.get(&event.parent_tgid).cloned();
                 if let Some(place) = parent {
                     self.enter(event.tgid, &place);
+                    self.processes.began_mono_ns.insert(event.tgid, now_mono_ns);
                     self.began(&place, now_mono_ns);
                     self.environment.warmup.forked(event.tgid, event.parent_tgid, now_mono_ns);
                 }
@@ -153,6 +164,7 @@ impl Agent {
             }
             Ok(ProcessEventKind::Exit) => {
                 self.leave(event.tgid, now_mono_ns);
+                self.processes.began_mono_ns.remove(&event.tgid);
                 self.identifier.forget(event.tgid);
             }
             Err(_) => {}
@@ -184,8 +196,29 @@ impl Agent {
         for identified in &found {
             self.place(identified, now_mono_ns);
         }
+        self.look_at_quotas();
         for notice in self.identifier.take_notices() {
             Event::Warning { what: "processes", why: &notice }.emit(&mut self.counters);
+        }
+    }
+
+    /// A quota may be set at any time, and nothing tells of it.
+    fn look_at_quotas(&mut self) {
+        let host = host_cores();
+        for service in &mut self.services {
+            let processes = service.builds.values().flat_map(|build| &build.processes).copied();
+            let cores = Identifier::cores(processes, host);
+            if (cores - service.cores).abs() > 1e-9 {
+                let text = format!(
+                    "service {} may use {cores:.2} of the host's {host} cores, {:.2} before: max_host_share is of that",
+                    service.config.name, service.cores
+                );
+                Event::Warning { what: "CPU quota", why: &text }.emit(&mut self.counters);
+                service.cores = cores;
+            }
+            for judged in service.builds.values_mut().filter_map(|build| build.judged.as_mut()) {
+                judged.judge.set_cores(cores);
+            }
         }
     }
 
@@ -204,6 +237,8 @@ impl Agent {
             return;
         };
         service.nameless.remove(&identified.pid);
+        let age_ns = u64::try_from(identified.age().as_nanos()).unwrap_or(u64::MAX);
+        self.processes.began_mono_ns.insert(identified.pid, now_mono_ns.saturating_sub(age_ns));
         let place = Place { service: identified.service, build };
         if self.processes.watched.get(&identified.pid) == Some(&place) {
             if !self.environment.warmup.knows(identified.pid) {
@@ -259,106 +294,6 @@ impl Agent {
         Ok(slot)
     }
 
-    /// A build that this agent does not know: from the ledger, or new.
-    fn build_appeared(
-        &mut self,
-        place: &Place,
-        first: &Identified,
-        now_mono_ns: u64,
-    ) -> Result<(), StoreError> {
-        let service = &self.services[place.service];
-        let name = &service.config.name;
-        let known = self.store.build(name, &place.build)?;
-        let (initial, why) = if service.adopting {
-            (BuildState::Adopted, "ran when the agent first came to the service")
-        } else {
-            (BuildState::Probation, "appeared after another build was known")
-        };
-        let record = self.store.build_appeared(name, &place.build, initial, why, &Moment::now())?;
-        let standing = match (&known, record.state) {
-            (None, BuildState::Adopted) => Standing::Adopted,
-            (None, _) => Standing::New,
-            (Some(_), BuildState::Probation) => Standing::OnProbation,
-            (Some(_), BuildState::Adopted | BuildState::Good) => Standing::Good,
-            (Some(_), BuildState::Condemned) => Standing::Condemned,
-        };
-        let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
-        let aggregate = service.stored_aggregate(&self.store, &place.build)?;
-        let judged = self.judged_for(place.service, &place.build, record.state, now_mono_ns)?;
-        let service = &mut self.services[place.service];
-        let build = Build {
-            state: record.state,
-            slot: None,
-            processes: HashSet::new(),
-            youngest_mono_ns: None,
-            first_seen_mono_ns: now_mono_ns,
-            state_since: record.state_since,
-            gone_since_mono_ns: None,
-            saved_requests: aggregate.requests(),
-            aggregate,
-            judged,
-            second: super::second::Second::default(),
-        };
-        service.builds.insert(place.build.clone(), build);
-        let name = service.config.name.clone();
-        Event::BuildAppeared { service: &name, build: &place.build, standing }.emit(&mut self.counters);
-        if returned {
-            self.condemned_is_back(place.service, &place.build);
-        }
-        Ok(())
-    }
-
-    /// Its last process had ended a moment ago.
-    fn build_is_back(
-        &mut self,
-        place: &Place,
-        first: &Identified,
-        now_mono_ns: u64,
-    ) -> Result<(), StoreError> {
-        let service = &self.services[place.service];
-        let name = service.config.name.clone();
-        let state = service.builds[&place.build].state;
-        let record = self.store.build_appeared(&name, &place.build, state, "came back", &Moment::now())?;
-        let judge_missing = service.builds[&place.build].judged.is_none();
-        let judged = if judge_missing {
-            self.judged_for(place.service, &place.build, record.state, now_mono_ns)?
-        } else {
-            None
-        };
-        let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
-        let build = self.services[place.service].builds.get_mut(&place.build).expect("the caller looked");
-        build.state = record.state;
-        build.state_since = record.state_since;
-        if judge_missing {
-            build.judged = judged;
-        }
-        if returned {
-            Event::BuildAppeared { service: &name, build: &place.build, standing: Standing::Condemned }
-                .emit(&mut self.counters);
-            self.condemned_is_back(place.service, &place.build);
-        }
-        Ok(())
-    }
-
-    /// A judge for a build in this state: with the last good build on probation, by the absolute budgets alone when
-    /// adopted, none otherwise.
-    fn judged_for(
-        &self,
-        service: usize,
-        build: &BuildId,
-        state: BuildState,
-        now_mono_ns: u64,
-    ) -> Result<Option<Judged>, StoreError> {
-        let service = &self.services[service];
-        let baseline = match state {
-            BuildState::Probation => service.baseline(&self.store, build)?,
-            BuildState::Adopted => None,
-            BuildState::Good | BuildState::Condemned => return Ok(None),
-        };
-        let lost = self.lost_for_good();
-        Ok(Some(Judged::new(&service.config, build, now_mono_ns, baseline, lost)))
-    }
-
     fn enter(&mut self, tgid: u32, place: &Place) {
         let service = &mut self.services[place.service];
         if let Some(build) = service.builds.get_mut(&place.build) {
@@ -392,6 +327,7 @@ impl Agent {
         if self.processes.watched.contains_key(&tgid) {
             self.kernel.unwatch(tgid);
             self.leave(tgid, now_mono_ns);
+            self.processes.began_mono_ns.remove(&tgid);
         }
     }
 
@@ -421,7 +357,7 @@ impl Agent {
             }
             service.builds.retain(|_, build| {
                 let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
-                let saved = !build.is_baseline() || build.saved_requests == build.aggregate.requests();
+                let saved = build.unsaved.is_empty() || build.state == BuildState::Condemned;
                 build.slot.is_some() || gone_ns < FORGET_BUILD_AFTER_NS || !saved
             });
         }
@@ -471,12 +407,6 @@ impl Agent {
             self.totals.observe_series(&series);
         }
     }
-}
-
-/// Whether a process began after that moment. A condemned build's own processes may stay, idle or ending, after the
-/// rollback: an agent that starts anew, or loads a new configuration, must not take them for its return.
-fn began_since(process: &Identified, then: &Moment) -> bool {
-    process.age() < then.until(&Moment::now())
 }
 
 fn number(service: usize) -> u32 {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 use super::Agent;
 use super::verifying::Verifying;
 use crate::action::{Rollback, RollbackEvent};
@@ -24,8 +22,6 @@ pub(super) struct Incidents {
     pub(super) active: Vec<Active>,
     /// Escalated ones, with when they were last told.
     pub(super) escalated: Vec<(Incident, u64)>,
-    pub(super) saved_mono_ns: u64,
-    pub(super) saving: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::keeping::Keeping;
+use super::second::Opinions;
 use super::service::Service;
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
 use crate::clock;
@@ -92,11 +95,12 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         config,
         store,
         kernel,
-        slots: std::collections::HashMap::new(),
+        slots: HashMap::new(),
         processes: Processes::default(),
         flipped: Vec::new(),
-        reserved: std::collections::HashMap::new(),
+        reserved: HashMap::new(),
         incidents: Incidents::default(),
+        keeping: Keeping::default(),
         totals: Totals::default(),
         counters,
         failures: Failures::default(),
@@ -104,7 +108,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         started_mono_ns: now_mono_ns,
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
-        opinions: super::second::Opinions::default(),
+        opinions: Opinions::default(),
         looked_at_unfinished_mono_ns: 0,
         environment: super::environment::Environment::start(),
     };
@@ -167,7 +171,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     notify::stopping();
     Event::Stopping { why }.emit(&mut agent.counters);
     agent.tick(clock::mono_ns());
-    agent.save_baselines_now();
+    agent.save_all_now();
     // Dropping the agent drops the kernel programs; the socket's file goes with its task.
     Ok(())
 }
@@ -200,7 +204,7 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
         .iter()
         .map(|config| {
             let unknown = store.builds(Some(&config.name))?.is_empty();
-            Ok(Service::new(config.clone(), unknown))
+            Ok(Service::new(config.clone(), unknown, &store.peaks(&config.name)?))
         })
         .collect()
 }
@@ -251,7 +255,7 @@ impl Agent {
             return Ok(());
         }
         let mut services = make_services(&config.services, &self.store)?;
-        self.save_baselines_now();
+        self.save_all_now();
         self.release_all();
         for index in services.len()..self.services.len() {
             // The kernel forgets the patterns of a service that is gone.
@@ -263,6 +267,13 @@ impl Agent {
             let Some(old) = self.services.iter_mut().find(same) else { continue };
             service.builds = std::mem::take(&mut old.builds);
             service.adopting = old.adopting;
+            service.cores = old.cores;
+            for (name, peak) in service.endpoints.iter().zip(&mut service.peaks) {
+                let place = old.endpoints.iter().position(|old| old == name);
+                if let Some(place) = place {
+                    std::mem::swap(peak, &mut old.peaks[place]);
+                }
+            }
             let unchanged = as_text(&old.config) == as_text(&service.config);
             if !unchanged {
                 service.builds.retain(|_, build| build.judged.is_none());

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::aggregate::{Baseline, BuildAggregate};
+use crate::aggregate::{Baseline, BuildAggregate, PeakRate};
 use crate::config::ServiceConfig;
 use crate::incident::{BuildState, Moment};
 use crate::model::{BuildId, EndpointName};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoredPeak};
 use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
 use super::coverage::Coverage;
 use super::hidden::Hidden;
+use super::keeping::{Kept, Unsaved};
+use super::resumable::{KeptJudge, Resumable};
 use super::second::Second;
 
 /// A configured service.
@@ -26,12 +28,17 @@ pub(super) struct Service {
     pub(super) adopting: bool,
     /// Processes that match the service but whose build could not be read, with the reason.
     pub(super) nameless: BTreeMap<u32, String>,
+    /// Highest rates, by endpoint index.
+    pub(super) peaks: Vec<PeakRate>,
+    /// Cores that it may use: of the host, or by the quota of its cgroup.
+    pub(super) cores: f64,
 }
 
 impl Service {
-    pub(super) fn new(config: ServiceConfig, adopting: bool) -> Self {
+    pub(super) fn new(config: ServiceConfig, adopting: bool, stored: &[StoredPeak]) -> Self {
         let mut endpoints = vec![EndpointName::other()];
         endpoints.extend(config.endpoints.iter().map(|endpoint| endpoint.name.clone()));
+        let peaks = endpoints.iter().map(|name| peak_of(stored, name)).collect();
         Self {
             config,
             endpoints,
@@ -40,7 +47,20 @@ impl Service {
             hidden: Hidden::default(),
             adopting,
             nameless: BTreeMap::new(),
+            peaks,
+            cores: host_cores(),
         }
+    }
+
+    /// The configuration with what was learned in it.
+    pub(super) fn resolved(&self) -> ServiceConfig {
+        let mut config = self.config.clone();
+        for (endpoint, peak) in config.endpoints.iter_mut().zip(&self.peaks[1..]) {
+            if endpoint.budget.learn_peak_rate {
+                endpoint.budget.peak_rate = peak.known();
+            }
+        }
+        config
     }
 
     pub(super) fn processes(&self) -> u64 {
@@ -75,22 +95,36 @@ impl Service {
         Ok(first)
     }
 
-    /// What the ledger has of a build, by endpoint.
+    /// What the ledger has of a build.
     pub(super) fn stored_aggregate(
         &self,
         store: &Store,
         build: &BuildId,
     ) -> Result<BuildAggregate, StoreError> {
-        let mut aggregate = BuildAggregate::default();
-        let beside = crate::environment::stored_as();
-        for endpoint in self.endpoints.iter().chain([&beside]) {
-            if let Some(stored) = store.baseline(&self.config.name, endpoint, build)?
-                && let Ok(figures) = serde_json::from_str(&stored.json)
-            {
-                aggregate.endpoints.insert(endpoint.clone(), figures);
-            }
+        Ok(Kept::read(&store.figures(&self.config.name, build)?).aggregate)
+    }
+
+    /// The baseline that a kept judge compares with; outer `None` when the judge cannot go on: the configuration is
+    /// another one, or that build is no good one any more.
+    #[expect(clippy::option_option, reason = "a judge may go on without a baseline")]
+    pub(super) fn same_baseline(
+        &self,
+        store: &Store,
+        kept: &KeptJudge,
+    ) -> Result<Option<Option<Baseline>>, StoreError> {
+        if kept.basis != self.basis() {
+            return Ok(None);
         }
-        Ok(aggregate)
+        let Some(id) = &kept.baseline else { return Ok(Some(None)) };
+        let good = store.build(&self.config.name, id)?.is_some_and(|record| record.state.is_restorable());
+        if !good {
+            return Ok(None);
+        }
+        let aggregate = match self.builds.get(id) {
+            Some(build) => build.aggregate.clone(),
+            None => self.stored_aggregate(store, id)?,
+        };
+        Ok(Some(Some(Baseline::new(id.clone(), aggregate))))
     }
 }
 
@@ -110,23 +144,18 @@ pub(super) struct Build {
     /// When its last process ended.
     pub(super) gone_since_mono_ns: Option<u64>,
     pub(super) aggregate: BuildAggregate,
-    /// Of `aggregate`, what the ledger has.
-    pub(super) saved_requests: u64,
+    /// Of `aggregate`, what the ledger does not have.
+    pub(super) unsaved: Unsaved,
+    /// How much of its guard time it has served: time that it had processes which an agent watched.
+    pub(super) guarded_ns: u64,
     pub(super) judged: Option<Judged>,
     pub(super) second: Second,
-}
-
-impl Build {
-    /// Only good builds' figures are kept: they are what new builds are compared with.
-    pub(super) fn is_baseline(&self) -> bool {
-        self.state.is_restorable()
-    }
 }
 
 /// The judgement of a build.
 #[derive(Debug)]
 pub(super) struct Judged {
-    pub(super) judge: Judge,
+    pub(super) judge: Resumable,
     /// The baseline that the judge was given, for the metrics and the status.
     pub(super) baseline: Option<Baseline>,
     pub(super) verdict: Verdict,
@@ -135,8 +164,6 @@ pub(super) struct Judged {
     /// New requests since `verdict`.
     pub(super) stale: bool,
     pub(super) verdict_mono_ns: u64,
-    /// "Exceeds" was dealt with.
-    pub(super) settled: bool,
     /// Whether people were told that it cannot be measured.
     pub(super) told_unmeasurable: bool,
     /// End of its first request on a watched endpoint.
@@ -145,14 +172,20 @@ pub(super) struct Judged {
 
 impl Judged {
     pub(super) fn new(
-        service: &ServiceConfig,
+        service: &Service,
         build: &BuildId,
         now_mono_ns: u64,
         baseline: Option<Baseline>,
         lost_before: u64,
     ) -> Self {
         let probation = Probation::new(build.clone(), now_mono_ns);
-        let judge = Judge::new(service, probation, host(), baseline.as_ref());
+        let host = HostFacts { cores: service.cores };
+        let judge = Resumable::new(Judge::new(&service.resolved(), probation, host, baseline.as_ref()));
+        Self::of(judge, baseline, lost_before)
+    }
+
+    /// With a judge that may have been at work before.
+    pub(super) fn of(judge: Resumable, baseline: Option<Baseline>, lost_before: u64) -> Self {
         let verdict = Verdict::Undecided { missing: Vec::new(), evidence: None };
         Self {
             judge,
@@ -161,14 +194,19 @@ impl Judged {
             lost_before,
             stale: true,
             verdict_mono_ns: 0,
-            settled: false,
             told_unmeasurable: false,
             first_end_mono_ns: None,
         }
     }
 }
 
-pub(super) fn host() -> HostFacts {
+fn peak_of(stored: &[StoredPeak], endpoint: &EndpointName) -> PeakRate {
+    stored.iter().find(|peak| peak.endpoint == *endpoint).map_or_else(PeakRate::default, |peak| {
+        PeakRate::resume(peak.since_unix_ms, peak.watched_seconds, peak.highest)
+    })
+}
+
+pub(super) fn host_cores() -> f64 {
     let cores = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
-    HostFacts { cores: cores as f64 }
+    cores as f64
 }

@@ -1,18 +1,20 @@
 //! What the loop answers between two ticks: commands and scrapes.
 
+use std::time::Duration;
+
 use watchdog_common::types::Loss;
 
 use super::Agent;
-use super::service::{Build, Judged, Service, host};
-use crate::aggregate::EndpointAggregate;
+use super::service::{Build, Judged, Service};
+use crate::aggregate::{EndpointAggregate, NEEDED_SECONDS};
 use crate::config::EndpointConfig;
 use crate::control::server::Call;
 use crate::control::{
-    AgentStatus, BuildStatus, Command, EndpointStatus, EstimateStatus, Outcome, Refusal, RefusalCode,
-    ServiceStatus, StatusSnapshot, ledger,
+    AgentStatus, BuildStatus, Command, ComparedWith, EndpointStatus, EstimateStatus, Outcome, PeakStatus,
+    Refusal, RefusalCode, ServiceStatus, StatusSnapshot, ledger,
 };
 use crate::identity::Following;
-use crate::incident::Moment;
+use crate::incident::BuildState;
 use crate::kernel::Tier;
 use crate::metrics::{self, BuildEvidence, Snapshot};
 use crate::model::BuildId;
@@ -23,7 +25,8 @@ impl Agent {
         let outcome = match &call.command {
             Command::Status => Outcome::Status(self.status()),
             Command::Approve { incident } => self.approve(incident, &call.by),
-            command => ledger::read(&self.store, command, &self.process_counts()).unwrap_or_else(|error| {
+            Command::Accept { service, build } => self.accept(service, build, &call.by),
+            command => ledger::read(&self.store, command, &self.live_builds()).unwrap_or_else(|error| {
                 Outcome::Error(Refusal { code: RefusalCode::Failed, message: error.to_string() })
             }),
         };
@@ -31,14 +34,20 @@ impl Agent {
         let _ = call.reply.send(outcome);
     }
 
-    fn process_counts(&self) -> ledger::ProcessCounts {
-        let mut counts = ledger::ProcessCounts::new();
-        for service in &self.services {
+    fn live_builds(&self) -> ledger::LiveBuilds {
+        let mut live = ledger::LiveBuilds::new();
+        for (index, service) in self.services.iter().enumerate() {
             for (id, build) in &service.builds {
-                counts.insert((service.config.name.clone(), id.clone()), build.processes.len() as u64);
+                let status = self.build_status(index, id, build);
+                let known = ledger::Live {
+                    processes: status.processes,
+                    compared_with: status.compared_with,
+                    sentence: status.sentence,
+                };
+                live.insert((service.config.name.clone(), id.clone()), known);
             }
         }
-        counts
+        live
     }
 
     fn status(&self) -> StatusSnapshot {
@@ -98,14 +107,21 @@ impl Agent {
 
     fn build_status(&self, index: usize, id: &BuildId, build: &Build) -> BuildStatus {
         let service = &self.services[index];
-        let on_probation = build.state == crate::incident::BuildState::Probation;
-        let guarded = build.state_since.until(&Moment::now());
+        let on_probation = build.state == BuildState::Probation;
+        let guarded = Duration::from_nanos(build.guarded_ns);
         // An adopted build is held to absolute budgets only: worth a word when it breaks one.
         let told = |judged: &&Judged| on_probation || !matches!(judged.verdict, Verdict::Undecided { .. });
         let judged = build.judged.as_ref().filter(told);
         BuildStatus {
             build: id.clone(),
             state: build.state.name().to_owned(),
+            state_since_unix_ms: build.state_since.unix_ms,
+            role: role(service, id, build).map(str::to_owned),
+            compared_with: build
+                .judged
+                .as_ref()
+                .filter(|_| on_probation)
+                .and_then(|judged| compared_with(service, judged)),
             processes: build.processes.len() as u64,
             seen_for_seconds: self.age_seconds(build.first_seen_mono_ns),
             probation_left_seconds: on_probation
@@ -169,6 +185,41 @@ impl Agent {
     }
 }
 
+/// Which part a build has in a comparison. Any number may be on probation at once, each for itself.
+fn role(service: &Service, id: &BuildId, build: &Build) -> Option<&'static str> {
+    if build.state == BuildState::Probation {
+        return Some("candidate");
+    }
+    let compared = |other: &Build| {
+        let baseline = other.judged.as_ref().and_then(|judged| judged.baseline.as_ref());
+        other.state == BuildState::Probation && baseline.is_some_and(|baseline| baseline.build == *id)
+    };
+    let is_control = !build.processes.is_empty() && service.builds.values().any(compared);
+    is_control.then_some("control")
+}
+
+fn compared_with(service: &Service, judged: &Judged) -> Option<ComparedWith> {
+    let baseline = judged.baseline.as_ref()?;
+    let running = service.builds.get(&baseline.build);
+    Some(ComparedWith {
+        build: baseline.build.clone(),
+        requests: service.config.endpoints.iter().map(|endpoint| baseline.requests(&endpoint.name)).sum(),
+        processes: running.map_or(0, |build| build.processes.len() as u64),
+    })
+}
+
+/// Where the configuration asks for it.
+fn peak_status(service: &Service, index: usize, endpoint: &EndpointConfig) -> Option<PeakStatus> {
+    let peak = service.peaks.get(index).filter(|_| endpoint.budget.learn_peak_rate)?;
+    Some(PeakStatus {
+        since_unix_ms: peak.since_unix_ms,
+        watched_seconds: peak.watched_seconds,
+        needed_seconds: NEEDED_SECONDS,
+        per_second: peak.highest.map(|(per_second, _)| per_second),
+        at_unix_ms: peak.highest.map(|(_, at_unix_ms)| at_unix_ms),
+    })
+}
+
 /// What keeps a service from being judged, and what to do.
 fn problems(service: &Service, coverage: Option<f64>, min_coverage: f64) -> Vec<String> {
     let mut problems = Vec::new();
@@ -229,6 +280,7 @@ fn endpoint_status(
         budget_vs_baseline: budget.vs_baseline,
         baseline_build: of_baseline.map(|(baseline, _)| baseline.build.clone()),
         baseline_mean_cpu_seconds: of_baseline.and_then(|(_, figures)| mean_seconds(figures)),
+        peak: peak_status(service, index, endpoint),
         confidence: build.second.confidence(index),
         estimate: estimate_status(build, index),
         measure_of_record: record.as_ref().map(|record| record.measure.label().to_owned()),
@@ -290,7 +342,7 @@ fn endpoint_metrics(
     build: &Build,
     judgement: &Judged,
 ) -> Vec<metrics::Judged> {
-    let cores = host().cores;
+    let resolved = service.resolved();
     let mut points = Vec::new();
     for (place, endpoint) in service.config.endpoints.iter().enumerate() {
         let status = endpoint_status(service, place + 1, endpoint, build);
@@ -314,8 +366,8 @@ fn endpoint_metrics(
             baseline: baseline.zip(status.baseline_mean_cpu_seconds),
             host_share: status
                 .mean_cpu_seconds
-                .zip(endpoint.budget.peak_rate)
-                .map(|(mean, rate)| mean * rate / cores),
+                .zip(resolved.endpoints[place].budget.peak_rate)
+                .map(|(mean, rate)| mean * rate / service.cores),
         });
     }
     points

@@ -71,6 +71,8 @@ fn under_way(request: &OngoingRequest, build: &Build, warmup: &Warmup) -> Option
     // Time that was taken back in the moment in which the place was given to this request.
     let given_ns = if i64::try_from(request.oncpu_ns).is_ok() { request.oncpu_ns } else { 0 };
     let siblings = build.processes.iter().copied();
-    let warmup = warmup.factor(request.tgid, request.endpoint, request.start_mono_ns, siblings);
+    let known = build.judged.as_ref().is_some_and(|judged| judged.judge.knows_warm_up(request.endpoint));
+    let factor = warmup.factor(request.tgid, request.endpoint, request.start_mono_ns, siblings);
+    let warmup = if known { 1.0 } else { factor };
     Some(UnderWay { endpoint: request.endpoint, cpu_ns: given_ns.max(request.seen_ns), warmup })
 }

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BuildAggregate, ClassAggregate, EndpointAggregate};
-use crate::model::{BuildId, EndpointName, StatusClass};
+use super::{Age, BuildAggregate, ClassAggregate, ClassKey, ClassMap, EndpointAggregate, NEEDED_STARTS};
+use crate::model::{BuildId, EndpointName};
 use crate::sequential::stats::{normal_upper_quantile, quantile_upper_rank};
 
 /// Requests of an endpoint below which a build is no baseline for it.
@@ -44,6 +44,16 @@ impl Baseline {
     pub fn requests(&self, name: &EndpointName) -> u64 {
         self.aggregate.endpoint(name).map_or(0, EndpointAggregate::requests)
     }
+
+    /// Whether it is known what requests cost on processes that have just started: [`NEEDED_STARTS`] starts were seen,
+    /// with enough requests of the endpoint in each bucket of the first 30 s. Then the age is a part of the class, and no
+    /// declared warm-up factor is to be applied as well.
+    pub fn knows_warm_up(&self, name: &EndpointName) -> bool {
+        let Some(endpoint) = self.endpoint(name) else { return false };
+        let seen = |age| endpoint.pooled(|cell| cell.age == age).requests >= MIN_CLASS_REQUESTS;
+        self.aggregate.starts.count() >= NEEDED_STARTS
+            && [Age::To3, Age::To10, Age::To30].into_iter().all(seen)
+    }
 }
 
 /// How the limits follow from the baseline.
@@ -60,15 +70,16 @@ pub struct Strictness {
 /// Limits of one endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointLimits {
-    /// Classes of their own first; the last one takes all the others.
+    /// In the order of `map`; the last one takes all the others.
     pub classes: Vec<ClassLimits>,
+    pub map: ClassMap,
 }
 
 /// Limits of one outcome class, in nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassLimits {
-    /// `None`: all status classes without one of their own.
-    pub class: Option<StatusClass>,
+    /// `None`: all outcomes without a class of their own.
+    pub class: Option<ClassKey>,
     /// Share of the endpoint's capital; the weights sum to 1.
     pub weight: f64,
     /// Share of the endpoint's CPU at baseline time.
@@ -87,26 +98,24 @@ pub struct QuantileLimit {
 
 impl EndpointLimits {
     /// Number of classes that [`Self::new`] makes of `baseline`.
-    pub fn classes_of(baseline: &EndpointAggregate) -> usize {
-        own_classes(baseline).count() + 1
+    pub fn classes_of(baseline: &EndpointAggregate, warm_up_known: bool) -> usize {
+        ClassMap::new(baseline, warm_up_known).len() + 1
     }
 
-    /// `baseline` needs [`MIN_REQUESTS`].
-    pub fn new(baseline: &EndpointAggregate, strictness: Strictness) -> Self {
+    /// `baseline` needs [`MIN_REQUESTS`]. `warm_up_known` as [`Baseline::knows_warm_up`] says.
+    pub fn new(baseline: &EndpointAggregate, warm_up_known: bool, strictness: Strictness) -> Self {
         let mean_ns = baseline.mean_ns().unwrap_or(0.0);
-        let own: Vec<_> = own_classes(baseline).collect();
-        let rest = baseline.pooled(|class| own.iter().all(|(own, _)| *own != class));
-        let mut classes: Vec<_> = own
-            .into_iter()
-            .map(|(class, aggregate)| ClassLimits::known(Some(class), aggregate.clone(), mean_ns, strictness))
+        let map = ClassMap::new(baseline, warm_up_known);
+        let mut classes: Vec<_> = map
+            .keys()
+            .map(|key| {
+                let aggregate = baseline.pooled(|cell| key.holds(cell));
+                ClassLimits::known(Some(key), aggregate, mean_ns, strictness)
+            })
             .collect();
-        let rest = if rest.requests >= MIN_CLASS_REQUESTS {
-            ClassLimits::known(None, rest, mean_ns, strictness)
-        } else {
-            let dearest = classes.iter().map(|class| class.mean_ns).fold(0.0, f64::max);
-            ClassLimits::hardly_known(rest, dearest, mean_ns, strictness)
-        };
-        classes.push(rest);
+        let dearest_ns = classes.iter().map(|class| class.mean_ns).fold(0.0, f64::max);
+        let rest = baseline.pooled(|cell| map.of(cell).is_none());
+        classes.push(ClassLimits::other(rest, dearest_ns, mean_ns, strictness));
 
         let cpu_ns = (baseline.cpu_ns() as f64).max(1.0);
         for class in &mut classes {
@@ -117,12 +126,12 @@ impl EndpointLimits {
         for class in &mut classes {
             class.weight /= total;
         }
-        Self { classes }
+        Self { classes, map }
     }
 }
 
 impl ClassLimits {
-    fn known(class: Option<StatusClass>, aggregate: ClassAggregate, all_ns: f64, how: Strictness) -> Self {
+    fn known(class: Option<ClassKey>, aggregate: ClassAggregate, all_ns: f64, how: Strictness) -> Self {
         let cap_ns = how.cap * aggregate.mean_ns().unwrap_or(0.0);
         let (mean, sd) = aggregate.capped_moments_ns(cap_ns).expect("a known class has 50 requests");
         let upper = mean + normal_upper_quantile(how.error) * sd / libm::sqrt(aggregate.requests as f64);
@@ -141,12 +150,18 @@ impl ClassLimits {
         }
     }
 
-    /// An outcome that the good build (almost) never had may cost what its dearest one may, and no less than three times
-    /// what it was seen to: a build that answers every login with an error must not escape for lack of comparison.
-    fn hardly_known(aggregate: ClassAggregate, dearest_ns: f64, all_ns: f64, how: Strictness) -> Self {
-        let seen = aggregate.mean_ns().unwrap_or(0.0);
-        let mean_ns =
-            dearest_ns.max(3.0 * how.ratio * seen).max(seen + 5.0 * FLOOR * all_ns).clamp(LEAST_NS, MOST_NS);
+    /// Outcomes that are rare on the good build, and those that it never had, together: they may cost what its dearest one
+    /// may, so only their mean is limited. A build that answers every login with an error must not escape for lack of
+    /// comparison, and one with a new outcome is not called bad for a rare one that was cheap.
+    fn other(aggregate: ClassAggregate, dearest_ns: f64, all_ns: f64, how: Strictness) -> Self {
+        let own_ns = if aggregate.requests >= MIN_CLASS_REQUESTS {
+            Self::known(None, aggregate.clone(), all_ns, how).mean_ns
+        } else {
+            // No less than three times what they were seen to cost.
+            let seen = aggregate.mean_ns().unwrap_or(0.0);
+            (3.0 * how.ratio * seen).max(seen + 5.0 * FLOOR * all_ns)
+        };
+        let mean_ns = dearest_ns.max(own_ns).clamp(LEAST_NS, MOST_NS);
         Self { class: None, weight: 0.0, cpu_share: 0.0, mean_ns, quantiles: Vec::new(), aggregate }
     }
 }
@@ -155,20 +170,18 @@ fn limit(bound_ns: f64, all_ns: f64, ratio: f64) -> f64 {
     (ratio * bound_ns).max(bound_ns + FLOOR * all_ns).clamp(LEAST_NS, MOST_NS)
 }
 
-fn own_classes(baseline: &EndpointAggregate) -> impl Iterator<Item = (StatusClass, &ClassAggregate)> {
-    baseline.classes().filter(|(_, aggregate)| aggregate.requests >= MIN_CLASS_REQUESTS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::{Cell, Starts};
+    use crate::model::StatusClass;
 
     const HOW: Strictness = Strictness { ratio: 1.3, error: 2.5e-5, cap: 50.0 };
 
     fn endpoint(classes: &[(StatusClass, u64, u64)]) -> EndpointAggregate {
         let mut endpoint = EndpointAggregate::default();
         for &(class, cpu_ns, count) in classes {
-            endpoint.record(class, cpu_ns, count, 0);
+            endpoint.record(class, cpu_ns, count);
         }
         endpoint
     }
@@ -179,7 +192,7 @@ mod tests {
             (StatusClass::Redirect, 100_000_000, 900),
             (StatusClass::ClientError, 1_000_000, 400),
         ]);
-        let limits = EndpointLimits::new(&baseline, HOW);
+        let limits = EndpointLimits::new(&baseline, false, HOW);
         let [success, failure, rest] = limits.classes.as_slice() else { panic!("{limits:?}") };
         assert!((success.mean_ns / 130e6 - 1.0).abs() < 0.01, "{}", success.mean_ns);
         let floor = 1e6 + 0.05 * baseline.mean_ns().unwrap();
@@ -188,13 +201,13 @@ mod tests {
         assert_eq!((rest.class, rest.quantiles.len()), (None, 0));
         let total: f64 = limits.classes.iter().map(|class| class.weight).sum();
         assert!((total - 1.0).abs() < 1e-12);
-        assert_eq!(EndpointLimits::classes_of(&baseline), 3);
+        assert_eq!(EndpointLimits::classes_of(&baseline, false), 3);
     }
 
     #[test]
     fn a_p99_limit_needs_enough_requests() {
         let of = |n| {
-            EndpointLimits::new(&endpoint(&[(StatusClass::Success, 5_000_000, n)]), HOW).classes[0]
+            EndpointLimits::new(&endpoint(&[(StatusClass::Success, 5_000_000, n)]), false, HOW).classes[0]
                 .quantiles
                 .len()
         };
@@ -208,7 +221,7 @@ mod tests {
             (StatusClass::ClientError, 30_000_000, 30),
             (StatusClass::ServerError, 30_000_000, 30),
         ]);
-        let limits = EndpointLimits::new(&baseline, HOW);
+        let limits = EndpointLimits::new(&baseline, false, HOW);
         let [_, rest] = limits.classes.as_slice() else { panic!("{limits:?}") };
         assert_eq!(rest.aggregate.requests, 60);
         assert!((rest.mean_ns / 39e6 - 1.0).abs() < 0.01, "{}", rest.mean_ns);
@@ -218,11 +231,55 @@ mod tests {
     fn a_small_baseline_is_none() {
         let mut aggregate = BuildAggregate::default();
         let login = EndpointName::from("login");
-        aggregate.endpoint_mut(&login).record(StatusClass::Success, 1, 199, 0);
+        aggregate.endpoint_mut(&login).record(StatusClass::Success, 1, 199);
         let mut baseline = Baseline::new("a".into(), aggregate);
         assert!(baseline.endpoint(&login).is_none());
         assert_eq!(baseline.requests(&login), 199);
-        baseline.aggregate.endpoint_mut(&login).record(StatusClass::Success, 1, 1, 0);
+        baseline.aggregate.endpoint_mut(&login).record(StatusClass::Success, 1, 1);
         assert!(baseline.endpoint(&login).is_some());
+    }
+
+    #[test]
+    fn statuses_of_a_class_are_limited_by_themselves_and_new_ones_by_the_dearest() {
+        let mut baseline = EndpointAggregate::default();
+        baseline.record(Cell::new(401, Age::Older), 1_000_000, 500);
+        baseline.record(Cell::new(422, Age::Older), 20_000_000, 500);
+        // Rare and cheap, but enough to be known as "other".
+        baseline.record(Cell::new(429, Age::Older), 100_000, 30);
+        baseline.record(Cell::new(404, Age::Older), 100_000, 30);
+        let limits = EndpointLimits::new(&baseline, false, HOW);
+        let [unauthorized, invalid, other] = limits.classes.as_slice() else { panic!("{limits:?}") };
+        assert_eq!(unauthorized.class.and_then(|key| key.status), Some(401));
+        assert!(unauthorized.mean_ns < 2e6, "{}", unauthorized.mean_ns);
+        assert!((invalid.mean_ns / 26e6 - 1.0).abs() < 0.01, "{}", invalid.mean_ns);
+        // A 500, which it never had, is not held to what a 429 costs.
+        assert_eq!(limits.map.of(Cell::new(500, Age::Older)), None);
+        assert!((other.mean_ns / invalid.mean_ns - 1.0).abs() < 1e-9 && other.quantiles.is_empty());
+    }
+
+    #[test]
+    fn the_warm_up_is_known_after_three_starts_with_requests_in_each_bucket() {
+        let login = EndpointName::from("login");
+        let baseline = |starts: u64, young: u64| {
+            let mut aggregate = BuildAggregate::default();
+            for start in 0..starts {
+                aggregate.starts.record("boot", start * 1000);
+            }
+            for age in [Age::To3, Age::To10, Age::To30] {
+                aggregate.endpoint_mut(&login).record(Cell::new(200, age), 9_000_000, young);
+            }
+            aggregate.endpoint_mut(&login).record(Cell::new(200, Age::Older), 3_000_000, 500);
+            Baseline::new("a".into(), aggregate)
+        };
+        assert!(!baseline(2, 50).knows_warm_up(&login));
+        assert!(!baseline(3, 49).knows_warm_up(&login));
+        assert!(!baseline(3, 50).knows_warm_up(&"search".into()));
+        assert!(baseline(3, 50).knows_warm_up(&login));
+        assert!(Starts::default().is_empty());
+        let limits = EndpointLimits::new(&baseline(3, 50).aggregate.endpoints[&login], true, HOW);
+        let young = &limits.classes[0];
+        assert_eq!(young.class.and_then(|key| key.age), Some(Age::To3));
+        assert!((young.mean_ns / 11.7e6 - 1.0).abs() < 0.02, "{}", young.mean_ns);
+        assert!((limits.classes[3].mean_ns / 3.9e6 - 1.0).abs() < 0.02, "{}", limits.classes[3].mean_ns);
     }
 }

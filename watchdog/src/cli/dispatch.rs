@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::output::{print, print_json, width};
-use super::{Cli, Client, Command, HookCommand, IncidentsCommand, RunArgs};
+use super::{BuildsCommand, Cli, Client, Command, HookCommand, IncidentsCommand, RunArgs};
 use crate::agent::{self, AgentOptions};
 use crate::config::{AgentOverrides, Config, ConfigErrors};
 use crate::control::client::{ClientError, ask};
@@ -92,7 +92,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::from(diagnosis.worst().exit_code()))
         }
         Command::Status(client) => show(&client, &control::Command::Status),
-        Command::Builds(client) => show(&client, &control::Command::Builds),
+        Command::Builds { command: None, client } => show(&client, &control::Command::Builds),
+        Command::Builds { command: Some(BuildsCommand::Accept { service, build, client }), .. } => {
+            show(&client, &control::Command::Accept { service: service.into(), build: build.into() })
+        }
         Command::Incidents { command: None, client } => show(&client, &control::Command::Incidents),
         Command::Incidents { command: Some(IncidentsCommand::Show { id, client }), .. } => {
             show(&client, &control::Command::Incident { id })

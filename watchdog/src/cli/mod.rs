@@ -103,12 +103,18 @@ pub enum Command {
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
     Status(Client),
 
-    /// List the builds that were seen and how they were judged.
+    /// List the builds that were seen and how they were judged, or take one for good.
     ///
-    /// Example:
-    ///   load-watchdog builds --json
-    #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
-    Builds(Client),
+    /// Examples:
+    ///   load-watchdog builds
+    ///   load-watchdog builds accept web 9f3c
+    #[command(verbatim_doc_comment, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
+    Builds {
+        #[command(subcommand)]
+        command: Option<BuildsCommand>,
+        #[command(flatten)]
+        client: Client,
+    },
 
     /// List incidents, or show one with its timeline.
     ///
@@ -138,6 +144,23 @@ pub enum Command {
     Approve {
         /// The incident's id, as `load-watchdog incidents` shows it.
         incident: String,
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BuildsCommand {
+    /// Take a build on probation for good before its guard time is over.
+    ///
+    /// Its budgets do not bind it any more, and the next builds are compared with it.
+    /// Needs root or membership of the control group; the ledger says who accepted.
+    #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
+    Accept {
+        /// The service, as [[service]] name in the configuration.
+        service: String,
+        /// The build, as `load-watchdog builds` shows it.
+        build: String,
         #[command(flatten)]
         client: Client,
     },

@@ -269,11 +269,12 @@ fn budget(node: &Node<'_>, findings: &mut Findings) -> Option<Budget> {
             findings,
             Fault::new(
                 "`max_host_share` needs the rate at which the peak comes",
-                "add peak_rate = 40.0 (requests per second at the busiest time)",
+                "add peak_rate = 40.0 (requests per second at the busiest time), or \"auto\" to learn it",
             ),
         ),
         _ => {}
     }
+    let learn_peak_rate = peak.as_ref().is_some_and(is_auto);
     let result = Budget {
         mean_cpu: mean_node.and_then(|node| cpu_limit(&node, findings)),
         quantile_cpu,
@@ -281,7 +282,8 @@ fn budget(node: &Node<'_>, findings: &mut Findings) -> Option<Budget> {
             let number = node.number(findings, "1.3")?;
             node.check(findings, baseline_ratio(number))
         }),
-        peak_rate: peak.and_then(|node| peak_rate(&node, findings)),
+        peak_rate: peak.filter(|node| !is_auto(node)).and_then(|node| peak_rate(&node, findings)),
+        learn_peak_rate,
         max_host_share: host.and_then(|node| {
             let number = node.number(findings, "0.25")?;
             node.check(findings, values::share(number))
@@ -328,17 +330,11 @@ fn baseline_ratio(number: f64) -> Result<f64, Fault> {
     ))
 }
 
+fn is_auto(node: &Node<'_>) -> bool {
+    node.value().as_str() == Some("auto")
+}
+
 fn peak_rate(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
-    if node.value().as_str() == Some("auto") {
-        node.fault(
-            findings,
-            Fault::new(
-                "peak_rate = \"auto\" is not available yet in this version",
-                "write the requests per second at the busiest time, such as 40.0",
-            ),
-        );
-        return None;
-    }
     let number = node.number(findings, "40.0")?;
     if number > 0.0 && number <= 1e7 {
         return Some(number);

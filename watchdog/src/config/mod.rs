@@ -235,6 +235,8 @@ pub struct Budget {
     pub vs_baseline: Option<f64>,
     /// Requests per second at peak.
     pub peak_rate: Option<f64>,
+    /// `peak_rate = "auto"`: it is what the endpoint's own traffic had.
+    pub learn_peak_rate: bool,
     /// Largest share of the host's cores at peak, 0 to 1.
     pub max_host_share: Option<f64>,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{BuildRecord, BuildsSnapshot, Command, IncidentDetail, IncidentSummary, Outcome};
+use super::{BuildRecord, BuildsSnapshot, Command, ComparedWith, IncidentDetail, IncidentSummary, Outcome};
 use super::{Refusal, RefusalCode, TimelineEntry};
 use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId};
 use crate::model::{BuildId, ServiceName};
@@ -21,18 +21,26 @@ pub fn exists(state_dir: &Path) -> bool {
     state_dir.join(store::DATABASE).exists()
 }
 
-/// Processes that run now, by service and build.
-pub type ProcessCounts = HashMap<(ServiceName, BuildId), u64>;
+/// What only a running agent knows of a build.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    pub processes: u64,
+    pub compared_with: Option<ComparedWith>,
+    pub sentence: Option<String>,
+}
+
+/// By service and build.
+pub type LiveBuilds = HashMap<(ServiceName, BuildId), Live>;
 
 /// Answers without an agent.
 pub fn answer(state_dir: &Path, command: &Command) -> Result<Outcome, StoreError> {
-    read(&Store::open_reader(state_dir)?, command, &ProcessCounts::new())
+    read(&Store::open_reader(state_dir)?, command, &LiveBuilds::new())
 }
 
 /// Answers from an open ledger.
-pub fn read(store: &Store, command: &Command, processes: &ProcessCounts) -> Result<Outcome, StoreError> {
+pub fn read(store: &Store, command: &Command, live: &LiveBuilds) -> Result<Outcome, StoreError> {
     match command {
-        Command::Builds => builds(store, processes).map(Outcome::Builds),
+        Command::Builds => builds(store, live).map(Outcome::Builds),
         Command::Incidents => {
             let incidents = store.incidents(LISTED)?;
             Ok(Outcome::Incidents(incidents.into_iter().map(summary).collect()))
@@ -44,21 +52,27 @@ pub fn read(store: &Store, command: &Command, processes: &ProcessCounts) -> Resu
             })),
             other => other.map(Outcome::Incident),
         },
-        Command::Status | Command::Approve { .. } => Ok(Outcome::Error(Refusal {
+        Command::Status | Command::Approve { .. } | Command::Accept { .. } => Ok(Outcome::Error(Refusal {
             code: RefusalCode::Failed,
             message: "only a running agent can answer this".to_owned(),
         })),
     }
 }
 
-fn builds(store: &Store, processes: &ProcessCounts) -> Result<BuildsSnapshot, StoreError> {
-    let records = store.builds(None)?.into_iter().map(|record| BuildRecord {
-        processes: processes.get(&(record.service.clone(), record.build.clone())).copied().unwrap_or(0),
-        service: record.service,
-        build: record.build,
-        state: record.state.name().to_owned(),
-        first_seen_unix_ms: record.first_seen.unix_ms,
-        note: record.why,
+fn builds(store: &Store, live: &LiveBuilds) -> Result<BuildsSnapshot, StoreError> {
+    let records = store.builds(None)?.into_iter().map(|record| {
+        let live = live.get(&(record.service.clone(), record.build.clone())).cloned().unwrap_or_default();
+        BuildRecord {
+            processes: live.processes,
+            compared_with: live.compared_with,
+            sentence: live.sentence,
+            service: record.service,
+            build: record.build,
+            state: record.state.name().to_owned(),
+            first_seen_unix_ms: record.first_seen.unix_ms,
+            state_since_unix_ms: record.state_since.unix_ms,
+            note: record.why,
+        }
     });
     Ok(BuildsSnapshot { builds: records.collect() })
 }

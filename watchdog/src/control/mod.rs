@@ -37,12 +37,17 @@ pub enum Command {
     Approve {
         incident: String,
     },
+    /// Takes a build on probation for good.
+    Accept {
+        service: ServiceName,
+        build: BuildId,
+    },
 }
 
 impl Command {
     /// Whether it changes anything: such commands need root or the control group.
     pub fn writes(&self) -> bool {
-        matches!(self, Self::Approve { .. })
+        matches!(self, Self::Approve { .. } | Self::Accept { .. })
     }
 }
 
@@ -134,6 +139,15 @@ pub struct BuildStatus {
     pub build: BuildId,
     /// `adopted`, `probation`, `good`, `condemned`.
     pub state: String,
+    /// Wall clock.
+    #[serde(default)]
+    pub state_since_unix_ms: i64,
+    /// `candidate`: on probation. `control`: a candidate is compared with it, and it runs beside. Absent: neither.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// What a candidate is compared with; absent when there is no good build.
+    #[serde(default)]
+    pub compared_with: Option<ComparedWith>,
     pub processes: u64,
     /// Since its first process was seen by this agent.
     pub seen_for_seconds: f64,
@@ -154,6 +168,16 @@ pub struct BuildStatus {
     pub endpoints: Vec<EndpointStatus>,
 }
 
+/// The last good build, as a candidate's judge has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparedWith {
+    pub build: BuildId,
+    /// On the service's endpoints with a budget.
+    pub requests: u64,
+    /// Processes of it that run now; 0: only its stored figures are there.
+    pub processes: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     pub endpoint: EndpointName,
@@ -165,6 +189,9 @@ pub struct EndpointStatus {
     pub budget_vs_baseline: Option<f64>,
     pub baseline_build: Option<BuildId>,
     pub baseline_mean_cpu_seconds: Option<f64>,
+    /// The highest rate that lasted, where the configuration asks for it (`peak_rate = "auto"`).
+    #[serde(default)]
+    pub peak: Option<PeakStatus>,
     /// Share of the endpoint's time that was charged to its requests on exact signs, 0 to 1.
     #[serde(default)]
     pub confidence: Option<f64>,
@@ -201,6 +228,19 @@ pub struct EnvironmentStatus {
     pub violated: Option<f64>,
 }
 
+/// What is learned of an endpoint's peak.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeakStatus {
+    /// When learning began, wall clock; absent in its first minute.
+    pub since_unix_ms: Option<i64>,
+    /// Time that was watched since, and that is needed before the rate is used.
+    pub watched_seconds: u64,
+    pub needed_seconds: u64,
+    /// Highest mean over five minutes, requests per second, all builds; absent before the first five.
+    pub per_second: Option<f64>,
+    pub at_unix_ms: Option<i64>,
+}
+
 /// On-CPU seconds per request.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EstimateStatus {
@@ -224,7 +264,15 @@ pub struct BuildRecord {
     pub build: BuildId,
     pub state: String,
     pub first_seen_unix_ms: i64,
+    #[serde(default)]
+    pub state_since_unix_ms: i64,
     pub processes: u64,
+    /// As in [`BuildStatus`]; only a running agent knows.
+    #[serde(default)]
+    pub compared_with: Option<ComparedWith>,
+    /// The verdict, or what is missing for one; only a running agent knows.
+    #[serde(default)]
+    pub sentence: Option<String>,
     pub note: String,
 }
 

@@ -2,8 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{AgentStatus, BuildStatus, BuildsSnapshot, EndpointStatus, IncidentDetail, IncidentSummary};
+use super::{AgentStatus, BuildStatus, EndpointStatus, IncidentDetail, IncidentSummary};
 use super::{ServiceStatus, StatusSnapshot};
+
+mod builds;
+
+pub use builds::builds;
+use builds::{compared, peak};
 
 /// The status page.
 pub fn status(snapshot: &StatusSnapshot, width: usize) -> String {
@@ -87,7 +92,22 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     }
     let _ = write!(line, ", {} process{}", build.processes, if build.processes == 1 { "" } else { "es" });
     let _ = write!(line, ", seen for {}", duration(build.seen_for_seconds));
+    if build.state_since_unix_ms > 0 {
+        let _ = write!(line, ", {} since {}", build.state, moment(build.state_since_unix_ms));
+    }
     wrap(text, &line, "", "    ", width);
+    match (build.role.as_deref(), &build.compared_with) {
+        (Some("candidate"), Some(baseline)) => {
+            wrap(text, &format!("candidate, compared with {}", compared(baseline)), "    ", "      ", width);
+        }
+        (Some("candidate"), None) => {
+            wrap(text, "candidate, with no good build to compare it with", "    ", "      ", width);
+        }
+        (Some("control"), _) => {
+            wrap(text, "control: candidates are compared with it", "    ", "      ", width);
+        }
+        _ => {}
+    }
     verdict(text, build, width);
     surroundings(text, build, width);
     if build.endpoints.is_empty() {
@@ -106,6 +126,7 @@ fn build(text: &mut String, build: &BuildStatus, width: usize) {
     }
     for endpoint in &build.endpoints {
         measured(text, endpoint, width);
+        peak(text, endpoint, width);
     }
 }
 
@@ -204,24 +225,6 @@ fn budget(endpoint: &EndpointStatus) -> String {
         (None, Some(ratio)) => format!("x{ratio}"),
         (None, None) => "-".to_owned(),
     }
-}
-
-/// The ledger of builds.
-pub fn builds(snapshot: &BuildsSnapshot, width: usize) -> String {
-    if snapshot.builds.is_empty() {
-        return "No build was seen yet. `load-watchdog status` says whether the services' processes were found.\n".to_owned();
-    }
-    let rows = snapshot.builds.iter().map(|record| {
-        [
-            record.service.to_string(),
-            record.build.to_string(),
-            record.state.clone(),
-            record.processes.to_string(),
-            moment(record.first_seen_unix_ms),
-            record.note.clone(),
-        ]
-    });
-    grid(["SERVICE", "BUILD", "STATE", "PROCESSES", "FIRST SEEN", "NOTE"], rows, width)
 }
 
 /// The list of incidents, newest first as the agent gives them.
@@ -380,7 +383,7 @@ fn moment(unix_ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::control::{EnvironmentStatus, EstimateStatus, WarmingStatus};
+    use crate::control::{ComparedWith, EnvironmentStatus, EstimateStatus, PeakStatus, WarmingStatus};
 
     fn snapshot() -> StatusSnapshot {
         let endpoint = |name: &str| EndpointStatus {
@@ -392,6 +395,13 @@ mod tests {
             budget_vs_baseline: Some(1.3),
             baseline_build: Some("r41".into()),
             baseline_mean_cpu_seconds: Some(0.079),
+            peak: Some(PeakStatus {
+                since_unix_ms: Some(1_485_500_400_000),
+                watched_seconds: 10_800,
+                needed_seconds: 86_400,
+                per_second: Some(38.46),
+                at_unix_ms: Some(1_485_500_700_000),
+            }),
             confidence: Some(0.98),
             estimate: Some(EstimateStatus {
                 mean_cpu_seconds: 0.0813,
@@ -430,6 +440,9 @@ mod tests {
                 builds: vec![BuildStatus {
                     build: "release-2027-01-27T09-14-00".into(),
                     state: "probation".to_owned(),
+                    state_since_unix_ms: 1_485_500_400_000,
+                    role: Some("candidate".to_owned()),
+                    compared_with: Some(ComparedWith { build: "r41".into(), requests: 396, processes: 7 }),
                     processes: 3,
                     seen_for_seconds: 61.0,
                     probation_left_seconds: Some(86_000.0),
@@ -463,6 +476,13 @@ mod tests {
             assert!(text.contains("!! Only 41 %"), "{text}");
             assert!(text.contains("80.1 ms") && text.contains("212 ms"), "{text}");
             assert!(text.contains("check-config"), "{text}");
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                flat.contains("compared with r41 (396 requests; runs beside it on 7 processes)"),
+                "{text}"
+            );
+            assert!(flat.contains("peak of 38.5 requests per second"), "{text}");
+            assert!(flat.contains("too little traffic history (3h 0m of 1d 0h)"), "{text}");
             assert!(
                 text.contains("login: measured directly: the estimate agrees; estimate 81.3 ms"),
                 "{text}"

@@ -85,7 +85,7 @@ struct Expected {
 
 impl Yardstick {
     pub fn new(reference: &EndpointAggregate) -> Self {
-        Self { classes: StatusClass::ALL.map(|class| Expected::of(reference.class(class)?)) }
+        Self { classes: StatusClass::ALL.map(|class| Expected::of(&reference.class(class)?)) }
     }
 
     /// Whether any class is known.
@@ -141,7 +141,7 @@ mod tests {
         let mut rng = Rng::new(2);
         for _ in 0..5000 {
             let (class, ms) = Login::USUAL.draw(&mut rng);
-            reference.record(class, ns(ms), 1, 0);
+            reference.record(class, ns(ms), 1);
         }
         let yardstick = Yardstick::new(&reference);
         let mut smoothed = Smoothed::new(300.0);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::control::{Control, Source};
 use crate::sequential::Conditions;
-use crate::verdict::{Checkpoint, Judge, Observation, Verdict, Violation};
+use crate::verdict::{Checkpoint, Judge, Observation, TellJudge, Verdict, Violation};
 
 const CHECKPOINT_EVERY_NS: u64 = 10_000_000_000;
 /// What was bet on in the last half minute before a control is found violated is taken back: it was slow already.
@@ -85,9 +85,9 @@ impl<K: PartialEq> Surroundings<K> {
     }
 
     /// The build's own request: bet on, or only counted while the surroundings are bad.
-    pub fn judge(&mut self, judge: &mut Judge, seen: &Observation, warmup: f64) {
+    pub fn judge(&mut self, judge: &mut impl TellJudge, seen: &Observation, warmup: f64) {
         // A host that is faster than it was makes no absolute budget stricter.
-        let absolute = judge.has_absolute_budget(seen.endpoint);
+        let absolute = judge.judge().has_absolute_budget(seen.endpoint);
         let environment = if absolute { self.factor.max(1.0) } else { self.factor };
         let conditions = Conditions::new(warmup, environment);
         match &mut self.held {
@@ -104,7 +104,7 @@ impl<K: PartialEq> Surroundings<K> {
     }
 
     /// Looks at the controls; what follows holds for the requests that come next.
-    pub fn advance(&mut self, judge: &mut Judge, now_mono_ns: u64) -> Option<Change> {
+    pub fn advance(&mut self, judge: &mut impl TellJudge, now_mono_ns: u64) -> Option<Change> {
         self.controls.iter_mut().for_each(|(_, control)| control.advance(now_mono_ns));
         self.chosen = self.controls.iter().position(|(_, control)| control.is_usable(now_mono_ns));
         let control = self.chosen.map(|chosen| &self.controls[chosen].1);
@@ -116,7 +116,7 @@ impl<K: PartialEq> Surroundings<K> {
                 None
             }
             (Some(violation), None) => {
-                let before = judge.clone();
+                let before = judge.judge().clone();
                 if let Some((_, checkpoint)) = self.checkpoints.pop_front() {
                     judge.go_back_to(checkpoint);
                 }
@@ -127,12 +127,12 @@ impl<K: PartialEq> Surroundings<K> {
                 Some(Change::Violated(violation))
             }
             (None, Some(held)) => {
-                self.checkpoints = VecDeque::from([(now_mono_ns, judge.checkpoint())]);
+                self.checkpoints = VecDeque::from([(now_mono_ns, judge.judge().checkpoint())]);
                 Some(Change::Recovered(now_mono_ns.saturating_sub(held.since_mono_ns) as f64 * 1e-9))
             }
             (None, None) => {
-                self.remember(judge, now_mono_ns);
-                self.doubt(judge, now_mono_ns);
+                self.remember(judge.judge(), now_mono_ns);
+                self.doubt(judge.judge(), now_mono_ns);
                 None
             }
         }

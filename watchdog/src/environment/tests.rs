@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Change, Control, Source, Surroundings};
-use crate::aggregate::{Baseline, BuildAggregate};
+use crate::aggregate::{Age, Baseline, BuildAggregate};
 use crate::config::{Budget, BuildSource, EndpointConfig, Match, Mode, Protocol, ServiceConfig, defaults};
 use crate::model::EndpointName;
 use crate::sequential::workload::{Login, Rng};
@@ -53,7 +53,8 @@ fn ns(ms: f64) -> u64 {
 /// A login that costs `times` the usual, all outcomes alike: so does a slow host.
 fn login(rng: &mut Rng, at_mono_ns: u64, times: f64) -> Observation {
     let (class, ms) = Login::USUAL.draw(rng);
-    Observation { end_mono_ns: at_mono_ns, cpu_ns: ns(ms * times), count: 1, endpoint: 1, class }
+    let (cpu_ns, age) = (ns(ms * times), Age::Older);
+    Observation { end_mono_ns: at_mono_ns, cpu_ns, count: 1, endpoint: 1, class, status: 0, age }
 }
 
 fn baseline(requests: u64) -> Baseline {
@@ -61,7 +62,7 @@ fn baseline(requests: u64) -> Baseline {
     let mut aggregate = BuildAggregate::default();
     for _ in 0..requests {
         let seen = login(&mut rng, 0, 1.0);
-        aggregate.endpoint_mut(&"login".into()).record(seen.class, seen.cpu_ns, 1, 0);
+        aggregate.endpoint_mut(&"login".into()).record(seen.class, seen.cpu_ns, 1);
     }
     Baseline::new("good".into(), aggregate)
 }

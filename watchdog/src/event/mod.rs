@@ -26,6 +26,8 @@ pub enum Standing {
     OnProbation,
     /// In the ledger as good.
     Good,
+    /// The same, and its processes began after a newer build had come: somebody went back to it.
+    Restored,
     /// In the ledger as bad: its return is an incident at once.
     Condemned,
 }
@@ -63,6 +65,12 @@ pub enum Event<'a> {
     ProbationPassed {
         service: &'a ServiceName,
         build: &'a BuildId,
+    },
+    /// A person ended a probation.
+    Accepted {
+        service: &'a ServiceName,
+        build: &'a BuildId,
+        by: &'a str,
     },
     /// A verdict changed to or from "could not measure".
     Measurable {
@@ -186,12 +194,18 @@ impl Event<'_> {
                     Standing::New => info!(%service, %build, "new build: on probation"),
                     Standing::OnProbation => info!(%service, %build, "build is still on probation"),
                     Standing::Good => info!(%service, %build, "good build serves"),
+                    Standing::Restored => {
+                        info!(%service, %build, "rolled back: an earlier good build serves again, not on probation");
+                    }
                     Standing::Condemned => warn!(%service, %build, "a condemned build runs"),
                 }
             }
             Self::BuildGone { service, build } => info!(%service, %build, "the build's last process ended"),
             Self::ProbationPassed { service, build } => {
                 info!(%service, %build, "build passed its probation: good");
+            }
+            Self::Accepted { service, build, by } => {
+                info!(%service, %build, %by, "build accepted by hand: good");
             }
             Self::Measurable { service, build, endpoint, now, sentence } => {
                 if *now {

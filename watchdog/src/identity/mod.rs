@@ -31,6 +31,7 @@ mod elf;
 mod follow;
 mod place;
 mod process;
+mod quota;
 mod runtime;
 mod sockets;
 #[cfg(test)]
@@ -232,6 +233,15 @@ impl Identifier {
             Err(error) if error.gone => Ok(None),
             result => result,
         }
+    }
+
+    /// Cores that these processes may use together: by the quotas of their cgroups, `host` at most. Read anew each time.
+    pub fn cores(pids: impl Iterator<Item = u32>, host: f64) -> f64 {
+        let quotas = pids.filter_map(|pid| {
+            let process = Process::open(pid).ok().flatten()?;
+            Some(quota::of(&process.cgroups().ok()?))
+        });
+        quota::together(quotas, host)
     }
 
     /// Whether the pid still names the process that started then.

@@ -56,6 +56,11 @@ impl Clearance {
         }
     }
 
+    /// In multiples of the limit.
+    pub fn cap(&self) -> f64 {
+        self.cap
+    }
+
     /// The evidence for "within budget".
     pub fn value(&self) -> f64 {
         self.capital.iter().flatten().sum()

@@ -262,6 +262,20 @@ impl Engine {
         self.layout.pool.as_ref()
     }
 
+    /// A component's limit is so many times the one before, from the next request on; its confirmation's too, and with
+    /// `in_pool` those of its endpoint in the pool.
+    pub fn scale_limit(&mut self, index: usize, factor: f64, in_pool: bool) {
+        let component = &mut self.layout.components[index];
+        component.limit *= factor;
+        component.confirmation.iter_mut().for_each(|stratum| stratum.limit *= factor);
+        let endpoint = component.scope.endpoint;
+        let pooled = self.layout.pool.iter_mut().filter(|_| in_pool).flat_map(|pool| &mut pool.limits);
+        for limit in pooled.filter(|limit| limit.scope.endpoint == endpoint) {
+            limit.overall *= factor;
+            limit.of_build *= factor;
+        }
+    }
+
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }

@@ -1,11 +1,11 @@
-//! Builds of a service and the baselines of the good ones.
+//! Builds of a service.
 
 use rusqlite::{OptionalExtension, Row, Transaction, named_params, params};
 use serde::Serialize;
 
 use super::{Result, Store, StoreError};
 use crate::incident::{BuildState, Moment};
-use crate::model::{BuildId, EndpointName, ServiceName};
+use crate::model::{BuildId, ServiceName};
 
 /// What the ledger knows of a build.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,15 +17,6 @@ pub struct BuildRecord {
     pub state_since: Moment,
     /// One sentence for people: what brought the build into its state.
     pub why: String,
-}
-
-/// A baseline as its owner wrote it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredBaseline {
-    pub build: BuildId,
-    /// JSON text, opaque to the store.
-    pub json: String,
-    pub updated_unix_ms: i64,
 }
 
 const COLUMNS: &str = "service, build, state, first_seen_unix_ms, first_seen_mono_ns, first_seen_boot, \
@@ -117,7 +108,7 @@ impl Store {
         self.connection().query_row(&sql, [service.as_str()], |row| Ok(read(row))).optional()?.transpose()
     }
 
-    /// Forgets a build and its baselines; its incidents remain. Returns whether it was known.
+    /// Forgets a build and its figures; its incidents remain. Returns whether it was known.
     pub fn forget_build(&self, service: &ServiceName, build: &BuildId) -> Result<bool> {
         self.write(|tx| {
             let deleted = tx.execute(
@@ -126,63 +117,6 @@ impl Store {
             )?;
             Ok(deleted > 0)
         })
-    }
-
-    /// Writes the baseline of a known build's endpoint; `json` must be JSON.
-    pub fn put_baseline(
-        &self,
-        service: &ServiceName,
-        endpoint: &EndpointName,
-        build: &BuildId,
-        json: &str,
-        at: &Moment,
-    ) -> Result<()> {
-        self.write(|tx| {
-            find(tx, service, build)?;
-            tx.execute(
-                "INSERT INTO baselines (service, endpoint, build, json, updated_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT DO UPDATE SET json = excluded.json, updated_unix_ms = excluded.updated_unix_ms",
-                params![service.as_str(), endpoint.as_str(), build.as_str(), json, at.unix_ms],
-            )?;
-            Ok(())
-        })
-    }
-
-    pub fn baseline(
-        &self,
-        service: &ServiceName,
-        endpoint: &EndpointName,
-        build: &BuildId,
-    ) -> Result<Option<StoredBaseline>> {
-        let baseline = self
-            .connection()
-            .query_row(
-                "SELECT build, json, updated_unix_ms FROM baselines
-                 WHERE service = ?1 AND endpoint = ?2 AND build = ?3",
-                [service.as_str(), endpoint.as_str(), build.as_str()],
-                read_baseline,
-            )
-            .optional()?;
-        Ok(baseline)
-    }
-
-    /// The baseline of the endpoint's last good build that has one.
-    pub fn last_good_baseline(
-        &self,
-        service: &ServiceName,
-        endpoint: &EndpointName,
-    ) -> Result<Option<StoredBaseline>> {
-        let baseline = self
-            .connection()
-            .query_row(
-                "SELECT baselines.build, json, updated_unix_ms FROM baselines JOIN builds USING (service, build)
-                 WHERE service = ?1 AND endpoint = ?2 AND state IN ('good', 'adopted')
-                 ORDER BY appeared DESC LIMIT 1",
-                [service.as_str(), endpoint.as_str()],
-                read_baseline,
-            )
-            .optional()?;
-        Ok(baseline)
     }
 }
 
@@ -224,14 +158,6 @@ fn read(row: &Row<'_>) -> Result<BuildRecord> {
         first_seen: moment(row, "first_seen")?,
         state_since: moment(row, "state_since")?,
         why: row.get("why")?,
-    })
-}
-
-fn read_baseline(row: &Row<'_>) -> rusqlite::Result<StoredBaseline> {
-    Ok(StoredBaseline {
-        build: row.get::<_, String>(0)?.into(),
-        json: row.get(1)?,
-        updated_unix_ms: row.get(2)?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! caller may go on to the effect. Every call blocks for that fsync; async callers go through `spawn_blocking`.
 
 mod builds;
+mod figures;
 mod incidents;
 mod migrate;
 
@@ -21,7 +22,8 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use crate::incident::{IllegalStep, IncidentId};
 use crate::model::{BuildId, ServiceName};
 
-pub use builds::{BuildRecord, StoredBaseline};
+pub use builds::BuildRecord;
+pub use figures::{BuildWrite, StoredCell, StoredFigures, StoredPeak, Written};
 pub use incidents::HookEnd;
 
 /// Name of the database in the state directory.

@@ -43,6 +43,10 @@ pub(super) struct Looks {
 }
 
 impl Looks {
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
     /// The error that a look at this moment may have, if one is due.
     pub(super) fn due(&mut self, requests: u64, alpha: f64, endpoints: usize) -> Option<f64> {
         if (requests as f64) < self.next_requests {
@@ -125,8 +129,8 @@ mod tests {
     #[test]
     fn outcomes_are_weighed_as_they_are_now() {
         let mut seen = EndpointAggregate::default();
-        seen.record(StatusClass::Success, 1, 3, 0);
-        seen.record(StatusClass::ClientError, 1, 1, 0);
+        seen.record(StatusClass::Success, 1, 3);
+        seen.record(StatusClass::ClientError, 1, 1);
         let mut baseline_ns = [None; StatusClass::ALL.len()];
         baseline_ns[StatusClass::Success as usize] = Some(100.0);
         assert!((mixed_ns(&baseline_ns, 20.0, &seen) - 80.0).abs() < 1e-9);

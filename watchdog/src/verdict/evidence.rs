@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::Measure as Record;
+use crate::aggregate::{Age, ClassKey};
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
 
 /// Version of the JSON that [`Evidence`] becomes; grows when a field changes its meaning or goes.
@@ -40,16 +41,25 @@ impl BudgetKind {
 pub enum Outcome {
     All,
     Class(StatusClass),
-    /// Status classes too rare in the baseline to be compared one by one.
+    /// One status of a class of which the baseline has several.
+    Status(u16),
+    /// The same of processes that have just started.
+    Young {
+        class: StatusClass,
+        /// `None`: all of the class.
+        status: Option<u16>,
+        age: Age,
+    },
+    /// Outcomes that are rare in the baseline, or that it never had.
     Rest,
 }
 
 impl Outcome {
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Class(class) => class.label(),
-            Self::Rest => "rest",
+    pub fn of_class(key: ClassKey) -> Self {
+        match (key.age.filter(|age| *age != Age::Older), key.status) {
+            (Some(age), status) => Self::Young { class: key.class, status, age },
+            (None, Some(status)) => Self::Status(status),
+            (None, None) => Self::Class(key.class),
         }
     }
 }
@@ -265,6 +275,12 @@ impl Evidence {
         match self.outcome {
             Outcome::All => format!("{} request", self.endpoint),
             Outcome::Class(class) => format!("{} request answered {}", self.endpoint, class.label()),
+            Outcome::Status(status) => format!("{} request answered {status}", self.endpoint),
+            Outcome::Young { class, status, age } => {
+                let answer = status.map_or_else(|| class.label().to_owned(), |status| status.to_string());
+                let age = age.label();
+                format!("{} request answered {answer} by a process that has run {age}", self.endpoint)
+            }
             Outcome::Rest => format!("{} request with a rare outcome", self.endpoint),
         }
     }

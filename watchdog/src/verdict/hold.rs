@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{BudgetKind, Evidence};
 use super::judge::{Judge, endpoint_mut};
 use super::{Observation, Verdict};
-use crate::sequential::Engine;
+use crate::sequential::{Conditions, Engine};
 
 /// The evidence of a judge at one moment.
 #[derive(Clone, Debug)]
@@ -13,6 +13,37 @@ pub struct Checkpoint {
     engine: Engine,
     exceeds: Option<Box<Evidence>>,
     over_budget: Option<Box<Evidence>>,
+}
+
+/// What a judge is told about requests and their surroundings. Whoever keeps a judge has to hear it too.
+pub trait TellJudge {
+    fn judge(&self) -> &Judge;
+    fn set_conditions(&mut self, conditions: Conditions);
+    fn observe(&mut self, seen: &Observation);
+    fn note(&mut self, seen: &Observation);
+    fn go_back_to(&mut self, checkpoint: Checkpoint);
+}
+
+impl TellJudge for Judge {
+    fn judge(&self) -> &Judge {
+        self
+    }
+
+    fn set_conditions(&mut self, conditions: Conditions) {
+        Self::set_conditions(self, conditions);
+    }
+
+    fn observe(&mut self, seen: &Observation) {
+        Self::observe(self, seen);
+    }
+
+    fn note(&mut self, seen: &Observation) {
+        Self::note(self, seen);
+    }
+
+    fn go_back_to(&mut self, checkpoint: Checkpoint) {
+        Self::go_back_to(self, checkpoint);
+    }
 }
 
 /// Something that the build cannot change has become dearer than a build may.
@@ -50,7 +81,7 @@ impl Judge {
     /// A request that is counted and not bet on.
     pub fn note(&mut self, seen: &Observation) {
         let Some(watched) = endpoint_mut(&mut self.endpoints, seen.endpoint) else { return };
-        watched.seen.record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        watched.seen.record(seen.cell(), seen.cpu_ns, seen.count);
         self.last_end_mono_ns = self.last_end_mono_ns.max(seen.end_mono_ns);
     }
 

@@ -10,10 +10,10 @@ use super::unfinished::Cut;
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
-use crate::aggregate::{Baseline, ClassAggregate, EndpointAggregate};
+use crate::aggregate::{Baseline, Cell, ClassAggregate, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
-use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
+use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Scope, Weighted, interval};
 
 /// Judges one build of one service while it is on probation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,10 +21,14 @@ pub struct Judge {
     service: ServiceName,
     pub(super) probation: Probation,
     pub(super) conditions: Conditions,
+    cores: f64,
     pub(super) engine: Engine,
     pub(super) meanings: Vec<Meaning>,
     pub(super) endpoints: Vec<Watched>,
     pub(super) last_end_mono_ns: u64,
+    /// Of the probation, before the host was started anew.
+    #[serde(default)]
+    carried_seconds: u64,
     pub(super) exceeds: Option<Box<Evidence>>,
     pub(super) over_budget: Option<Box<Evidence>>,
     /// The same by the estimate, where that is the measure of record.
@@ -75,10 +79,12 @@ impl Judge {
             service: service.name.clone(),
             probation,
             conditions: Conditions::NORMAL,
+            cores: host.cores,
             engine,
             meanings,
             endpoints: endpoints.into_iter().map(watched).collect(),
             last_end_mono_ns: 0,
+            carried_seconds: 0,
             exceeds: None,
             over_budget: None,
             estimated: None,
@@ -91,15 +97,66 @@ impl Judge {
         self.conditions = conditions;
     }
 
+    /// Whether the baseline says what the endpoint's requests cost on processes that have just started.
+    pub fn knows_warm_up(&self, index: u16) -> bool {
+        endpoint(&self.endpoints, index).is_some_and(|watched| watched.plan.warm_up_is_known)
+    }
+
+    pub fn conditions(&self) -> Conditions {
+        self.conditions
+    }
+
+    pub fn cores(&self) -> f64 {
+        self.cores
+    }
+
+    /// The service may use more or fewer cores from the next request on: limits that are a share of them change, and what
+    /// was found by the old ones stays. Known before the requests it is used for, so the evidence stays valid.
+    pub fn set_cores(&mut self, cores: f64) {
+        let usable = cores.is_finite() && cores > 0.0;
+        if !usable {
+            return;
+        }
+        let rate_factor = self.cores / cores;
+        self.cores = cores;
+        for (number, watched) in (1_u16..).zip(&mut self.endpoints) {
+            let plan = &mut watched.plan;
+            plan.peak_rate_per_core = plan.peak_rate_per_core.map(|rate| rate * rate_factor);
+            let Some(absolute) = &plan.absolute else { continue };
+            let Some((budget, limit_ns)) = absolute.stricter(cores) else { continue };
+            let Some(before_ns) = plan.mean_limit_ns.replace(limit_ns) else { continue };
+            if limit_ns.to_bits() == before_ns.to_bits() {
+                continue;
+            }
+            plan.scale_ns = Some(limit_ns);
+            let factor = limit_ns / before_ns;
+            // The mean over all outcomes is the endpoint's first component and claim.
+            let mean = |index: &usize| {
+                let component = &self.engine.components()[*index];
+                component.scope == Scope { endpoint: number, class: None } && component.kind == Kind::Mean
+            };
+            if let Some(index) = (0..self.engine.components().len()).find(mean) {
+                // Where a comparison with the good build takes its place in the pool, cores do not matter there.
+                self.engine.scale_limit(index, factor, plan.ratio.is_none());
+                self.meanings[index].budget = budget;
+            }
+            let claim =
+                plan.claims.iter_mut().find(|claim| claim.class.is_none() && claim.kind == Kind::Mean);
+            if let Some(claim) = claim {
+                claim.rescale(factor);
+            }
+        }
+    }
+
     /// Requests on unwatched endpoints are passed over.
     pub fn observe(&mut self, seen: &Observation) {
         let Some(watched) = endpoint_mut(&mut self.endpoints, seen.endpoint) else { return };
         if seen.count == 0 {
             return;
         }
-        watched.seen.record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        watched.seen.record(seen.cell(), seen.cpu_ns, seen.count);
         self.last_end_mono_ns = self.last_end_mono_ns.max(seen.end_mono_ns);
-        let class = watched.plan.class_of[seen.class as usize];
+        let class = watched.plan.class_of(seen.cell());
         let x = seen.cpu_ns as f64;
         if self.conditions.is_warm() {
             watched.settle_claims(class, x / self.conditions.factor(), seen.count, self.engine.parameters());
@@ -119,25 +176,27 @@ impl Judge {
         }
     }
 
-    /// Whole seconds since the build came.
+    /// Whole seconds of the probation until the last request.
+    pub(super) fn second(&self) -> u64 {
+        self.second_of(self.last_end_mono_ns)
+    }
+
     pub(super) fn second_of(&self, mono_ns: u64) -> u64 {
-        mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000
+        self.carried_seconds + mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000
     }
 
-    /// The evidence has reached the bar, by direct figures.
-    pub fn is_over(&self) -> bool {
-        self.exceeds.is_some()
-    }
-
-    /// Latches a verdict that requests under way have brought.
-    pub(super) fn convict(&mut self, evidence: Evidence) {
-        self.exceeds.get_or_insert_with(|| Box::new(evidence));
+    /// The judge was saved before the host was started anew, and its clock with it: goes on from the second of the last
+    /// request.
+    pub fn carry_over_reboot(&mut self, now_mono_ns: u64) {
+        self.carried_seconds = self.second();
+        self.probation.began_mono_ns = now_mono_ns;
+        self.last_end_mono_ns = now_mono_ns;
     }
 
     /// More CPU of a request that was observed already: in the means, not in the evidence, which has judged it.
-    pub fn continuation(&mut self, endpoint: u16, class: StatusClass, cpu_ns: u64) {
+    pub fn continuation(&mut self, endpoint: u16, cell: impl Into<Cell>, cpu_ns: u64) {
         if let Some(watched) = endpoint_mut(&mut self.endpoints, endpoint) {
-            watched.seen.continuation(class, cpu_ns);
+            watched.seen.continuation(cell, cpu_ns);
         }
     }
 
@@ -286,7 +345,7 @@ impl Judge {
     pub(super) fn crossing_of(&self, component: usize) -> Option<Crossing> {
         let index = self.engine.components()[component].scope.endpoint;
         let requests = endpoint(&self.endpoints, index)?.seen.requests();
-        let second = self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000;
+        let second = self.second();
         let requests_in_all = self.engine.requests();
         (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
     }
@@ -295,12 +354,11 @@ impl Judge {
     fn seen_cpu_ns(&self, component: usize) -> u64 {
         let scope = self.engine.components()[component].scope;
         let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
-        let own =
-            |class: StatusClass| scope.class.is_none_or(|own| watched.plan.class_of[class as usize] == own);
+        let own = |cell: Cell| scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
         watched
             .seen
-            .classes()
-            .filter(|(class, _)| own(*class))
+            .cells()
+            .filter(|(cell, _)| own(*cell))
             .map(|(_, seen)| seen.cpu_ns)
             .fold(0, u64::saturating_add)
     }
@@ -314,9 +372,8 @@ impl Judge {
         let meaning = &self.meanings[crossing.component];
         let watched = endpoint(&self.endpoints, component.scope.endpoint)
             .expect("components are about configured endpoints");
-        let class_of = &watched.plan.class_of;
         let of_outcome =
-            |class: StatusClass| component.scope.class.is_none_or(|own| class_of[class as usize] == own);
+            |cell: Cell| component.scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
         let seen = watched.seen.pooled(of_outcome);
         let scale_ns = match component.kind {
             Kind::Mean => component.limit,

@@ -36,6 +36,8 @@ mod plan_tests;
 #[cfg(test)]
 mod second_tests;
 #[cfg(test)]
+mod share_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
@@ -44,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use watchdog_common::types::{RequestFlags, Sample};
 
 use self::evidence::cpu;
+use crate::aggregate::{Age, Cell, NEEDED_SECONDS};
 use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
@@ -51,7 +54,7 @@ pub use evidence::{
     BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, Measure as Measured, Outcome,
     UnfinishedFigures,
 };
-pub use hold::{Checkpoint, Violation};
+pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use unfinished::UnderWay;
@@ -91,9 +94,17 @@ pub struct Observation {
     /// As the kernel counts them: 0 is "other", `i + 1` the service's `i`-th configured endpoint.
     pub endpoint: u16,
     pub class: StatusClass,
+    /// 0 where only the class is known.
+    pub status: u16,
+    /// Of the process; [`Age::Older`] unless the caller knows.
+    pub age: Age,
 }
 
 impl Observation {
+    pub fn cell(&self) -> Cell {
+        Cell { class: self.class, status: self.status, age: self.age }
+    }
+
     /// `None` for a continuation: its request was observed already; see [`Judge::continuation`].
     pub fn of_sample(sample: &Sample) -> Option<Self> {
         (sample.flags & RequestFlags::CONTINUATION == 0).then(|| Self {
@@ -102,6 +113,8 @@ impl Observation {
             count: 1,
             endpoint: sample.endpoint,
             class: StatusClass::of_status(sample.status),
+            status: sample.status,
+            age: Age::Older,
         })
     }
 
@@ -114,6 +127,8 @@ impl Observation {
             count,
             endpoint,
             class,
+            status: 0,
+            age: Age::Older,
         })
     }
 }
@@ -218,6 +233,8 @@ pub enum Missing {
     Budget,
     /// The endpoint has had no request yet.
     Requests { endpoint: EndpointName },
+    /// `peak_rate = "auto"` has seen too little.
+    PeakRate { endpoint: EndpointName },
     /// There is no good build to compare the endpoint with, or it had too few requests.
     Baseline { endpoint: EndpointName, requests: u64, needed: u64 },
     /// Direct attribution is unsure of the endpoint, and the estimate needs more.
@@ -236,6 +253,12 @@ impl fmt::Display for Missing {
             Self::Baseline { endpoint, requests, needed } => {
                 write!(f, "no good build to compare {endpoint} with ({requests} of {needed} requests)")
             }
+            Self::PeakRate { endpoint } => write!(
+                f,
+                "the share of the host at {endpoint}'s peak is not measurable: too little traffic history ({} h are \
+                 needed to learn its rate)",
+                NEEDED_SECONDS / 3600
+            ),
             Self::Estimate { endpoint, why } => write!(f, "{endpoint}: {why}"),
             Self::Quantile { endpoint } => write!(
                 f,

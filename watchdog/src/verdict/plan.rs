@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{BaselineFigures, BudgetKind, Outcome};
 use super::{HostFacts, Missing};
 use crate::aggregate::{
-    Baseline, ClassLimits, EndpointAggregate, EndpointLimits, MIN_CLASS_REQUESTS, MIN_REQUESTS, Strictness,
+    Baseline, Cell, ClassKey, ClassLimits, ClassMap, EndpointAggregate, EndpointLimits, MIN_CLASS_REQUESTS,
+    MIN_REQUESTS, Strictness,
 };
 use crate::config::{EndpointConfig, ServiceConfig};
-use crate::model::{EndpointName, StatusClass};
+use crate::model::EndpointName;
 use crate::sequential::{
     Clearance, Component, Kind, Parameters, Pool, PoolLimit, Scope, Stratum, cap_for_clearing,
 };
@@ -40,8 +41,8 @@ const LEAST_POOLED_ENDPOINTS: usize = 2;
 /// Without a baseline nothing is known of the tail.
 const WIDEST_CLEARING_CAP: f64 = 50.0;
 
-/// Classes as the engine numbers them: the index of the status class, or this.
-pub(super) const REST: u8 = 6;
+/// Classes as the engine numbers them: the place in the endpoint's map, or this.
+pub(super) const REST: u8 = u8::MAX;
 
 /// All that follows from the configuration, the host and the baseline; fixed for a build's probation.
 pub(super) struct Plan {
@@ -56,10 +57,12 @@ pub(super) struct Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct EndpointPlan {
     pub(super) name: EndpointName,
-    /// Engine class of each status class.
-    pub(super) class_of: [u8; StatusClass::ALL.len()],
+    /// What outcome is of which class; empty without a baseline.
+    pub(super) classes: ClassMap,
     /// For the projected share: requests per second at peak over cores.
     pub(super) peak_rate_per_core: Option<f64>,
+    /// What the absolute budget of the mean follows from.
+    pub(super) absolute: Option<Absolute>,
     /// The absolute budget of the mean, if there is one.
     pub(super) mean_limit_ns: Option<f64>,
     /// `vs_baseline`, if there is one that can be judged.
@@ -67,9 +70,39 @@ pub(super) struct EndpointPlan {
     /// What the mean is measured in when there is no limit for it.
     pub(super) scale_ns: Option<f64>,
     pub(super) baseline: Option<BaselineFigures>,
+    /// Outcomes of processes that have just started are classes of their own.
+    #[serde(default)]
+    pub(super) warm_up_is_known: bool,
     pub(super) claims: Vec<Claim>,
     /// A budget that cannot be judged, if there is one.
     pub(super) missing: Option<Missing>,
+}
+
+impl EndpointPlan {
+    /// The engine's class of a request.
+    pub(super) fn class_of(&self, cell: Cell) -> u8 {
+        self.classes.of(cell).unwrap_or(REST)
+    }
+}
+
+/// The absolute budgets of a mean.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Absolute {
+    mean_ns: Option<f64>,
+    /// Requests per second at peak, and the share of the cores that they may take then.
+    host_share: Option<(f64, f64)>,
+}
+
+impl Absolute {
+    /// The one that allows less on so many cores.
+    pub(super) fn stricter(&self, cores: f64) -> Option<(BudgetKind, f64)> {
+        let own = self.mean_ns.map(|limit_ns| (BudgetKind::MeanCpu, limit_ns));
+        let host = self.host_share.map(|(peak_rate, max_share)| {
+            (BudgetKind::HostShare { peak_rate, max_share }, 1e9 * max_share * cores / peak_rate)
+        });
+        let limits = own.into_iter().chain(host).filter(|(_, limit_ns)| usable(*limit_ns));
+        limits.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
 }
 
 /// What a component stands for.
@@ -90,6 +123,15 @@ pub(super) struct Claim {
     pub(super) clearance: Clearance,
 }
 
+impl Claim {
+    /// The limit is another one from now on. What was shown of the old one says nothing of it.
+    pub(super) fn rescale(&mut self, factor: f64) {
+        let cap = (self.clearance.cap() / factor).max(2.0);
+        self.limit_ns *= factor;
+        self.clearance = Clearance::new(cap);
+    }
+}
+
 impl Plan {
     pub(super) fn new(
         service: &ServiceConfig,
@@ -102,7 +144,7 @@ impl Plan {
         let compared = service.endpoints.iter().zip(&known);
         let classes: usize = compared
             .filter_map(|(_, known)| known.as_ref())
-            .map(|known| EndpointLimits::classes_of(known.aggregate))
+            .map(|known| EndpointLimits::classes_of(known.aggregate, known.ages_apart))
             .sum();
         let error = BASELINE_ERROR_SHARE * parameters.alpha / classes.max(1) as f64;
         let pool = Some(Pool { weight: POOL_PART, limits: Vec::new() });
@@ -147,6 +189,8 @@ impl Plan {
 struct Known<'a> {
     aggregate: &'a EndpointAggregate,
     baseline: &'a Baseline,
+    /// Its warm-up is known: classes are divided by the process's age.
+    ages_apart: bool,
 }
 
 impl<'a> Known<'a> {
@@ -154,7 +198,8 @@ impl<'a> Known<'a> {
         let baseline = baseline?;
         let aggregate = baseline.endpoint(&config.name)?;
         // A good build that used no CPU at all compares with nothing.
-        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline })
+        let ages_apart = baseline.knows_warm_up(&config.name);
+        (aggregate.cpu_ns() > 0).then_some(Self { aggregate, baseline, ages_apart })
     }
 
     fn figures(&self, requests: u64, mean_ns: Option<f64>) -> BaselineFigures {
@@ -176,12 +221,14 @@ impl Builder<'_, '_> {
     fn build(mut self, baseline: Option<&Baseline>) {
         let mut endpoint = EndpointPlan {
             name: self.config.name.clone(),
-            class_of: [REST; StatusClass::ALL.len()],
+            classes: ClassMap::default(),
             peak_rate_per_core: self.config.budget.peak_rate.map(|rate| rate / self.host.cores),
+            absolute: None,
             mean_limit_ns: None,
             ratio: None,
             scale_ns: None,
             baseline: None,
+            warm_up_is_known: false,
             claims: Vec::new(),
             missing: None,
         };
@@ -189,11 +236,8 @@ impl Builder<'_, '_> {
             let (requests, mean_ns) = (known.aggregate.requests(), known.aggregate.mean_ns());
             endpoint.baseline = Some(known.figures(requests, mean_ns));
             endpoint.scale_ns = mean_ns;
-            for class in self.limits(1.0).iter().flat_map(|limits| &limits.classes) {
-                if let Some(class) = class.class {
-                    endpoint.class_of[class as usize] = number(Some(class));
-                }
-            }
+            endpoint.classes = ClassMap::new(known.aggregate, known.ages_apart);
+            endpoint.warm_up_is_known = known.ages_apart;
         }
         self.mean(&mut endpoint);
         self.quantiles(&mut endpoint);
@@ -204,14 +248,15 @@ impl Builder<'_, '_> {
     /// `mean_cpu` and the host's share limit the same mean: the stricter one is the budget.
     fn mean(&mut self, endpoint: &mut EndpointPlan) {
         let budget = &self.config.budget;
-        let own = budget.mean_cpu.map(|limit| (BudgetKind::MeanCpu, limit.as_nanos() as f64));
-        let host = budget.peak_rate.zip(budget.max_host_share).map(|(peak_rate, max_share)| {
-            let limit_ns = 1e9 * max_share * self.host.cores / peak_rate;
-            (BudgetKind::HostShare { peak_rate, max_share }, limit_ns)
-        });
-        let limits = own.into_iter().chain(host).filter(|(_, limit_ns)| usable(*limit_ns));
-        let stricter = limits.min_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((budget, limit_ns)) = stricter else { return };
+        if budget.learn_peak_rate && budget.peak_rate.is_none() {
+            endpoint.missing = Some(Missing::PeakRate { endpoint: endpoint.name.clone() });
+        }
+        let absolute = Absolute {
+            mean_ns: budget.mean_cpu.map(|limit| limit.as_nanos() as f64),
+            host_share: budget.peak_rate.zip(budget.max_host_share),
+        };
+        let Some((budget, limit_ns)) = absolute.stricter(self.host.cores) else { return };
+        endpoint.absolute = Some(absolute);
         (endpoint.mean_limit_ns, endpoint.scale_ns) = (Some(limit_ns), Some(limit_ns));
         let confirmation = self.confirmation(limit_ns);
         if confirmation.is_empty() {
@@ -231,13 +276,14 @@ impl Builder<'_, '_> {
             return Vec::new();
         };
         let limits = self.limits(limit_ns / mean_ns);
+        let Some(limits) = limits else { return Vec::new() };
         let stratum = |class: &ClassLimits| {
             // An outcome that is hardly known is not held to less than the budget itself.
             let known = class.aggregate.requests >= MIN_CLASS_REQUESTS;
             let limit = if known { class.mean_ns } else { class.mean_ns.max(limit_ns) };
-            Stratum { weight: class.weight, class: number(class.class), limit }
+            Stratum { weight: class.weight, class: number(&limits.map, class.class), limit }
         };
-        limits.iter().flat_map(|limits| &limits.classes).map(stratum).collect()
+        limits.classes.iter().map(stratum).collect()
     }
 
     fn quantiles(&mut self, endpoint: &mut EndpointPlan) {
@@ -268,8 +314,8 @@ impl Builder<'_, '_> {
         // In place of the absolute budget's.
         let index = self.index;
         self.out.pool.iter_mut().for_each(|pool| pool.limits.retain(|l| l.scope.endpoint != index));
-        for class in limits.classes {
-            let own = Some(number(class.class));
+        for class in &limits.classes {
+            let own = Some(number(&limits.map, class.class));
             self.pooled(own, class.mean_ns, class.mean_ns);
             let of_quantiles = QUANTILE_PART * class.quantiles.len() as f64;
             let rest_to_mean = MEAN_PART + 2.0 * QUANTILE_PART - of_quantiles;
@@ -298,7 +344,16 @@ impl Builder<'_, '_> {
 
     fn limits(&self, ratio: f64) -> Option<EndpointLimits> {
         let known = self.known.as_ref()?;
-        Some(EndpointLimits::new(known.aggregate, Strictness { ratio, ..self.strictness }))
+        Some(EndpointLimits::new(known.aggregate, known.ages_apart, Strictness { ratio, ..self.strictness }))
+    }
+
+    fn outcome(&self, class: Option<u8>) -> Outcome {
+        let Some(number) = class else { return Outcome::All };
+        let key = self
+            .known
+            .as_ref()
+            .and_then(|known| ClassMap::new(known.aggregate, known.ages_apart).key(number));
+        key.map_or(Outcome::Rest, Outcome::of_class)
     }
 
     fn pooled(&mut self, class: Option<u8>, overall: f64, of_build: f64) {
@@ -319,7 +374,8 @@ impl Builder<'_, '_> {
     ) {
         let scope = Scope { endpoint: self.index, class };
         self.out.components.push(Component { weight, scope, kind, limit, confirmation });
-        self.out.meanings.push(Meaning { budget, outcome: outcome(class), baseline });
+        let outcome = self.outcome(class);
+        self.out.meanings.push(Meaning { budget, outcome, baseline });
     }
 }
 
@@ -347,14 +403,7 @@ fn usable(limit: f64) -> bool {
     limit.is_finite() && limit > 0.0
 }
 
-fn number(class: Option<StatusClass>) -> u8 {
-    class.map_or(REST, |class| class as u8)
-}
-
-fn outcome(number: Option<u8>) -> Outcome {
-    match number {
-        None => Outcome::All,
-        Some(REST) => Outcome::Rest,
-        Some(class) => Outcome::Class(StatusClass::of_index(class.into())),
-    }
+fn number(map: &ClassMap, class: Option<ClassKey>) -> u8 {
+    let place = class.and_then(|class| map.keys().position(|key| key == class));
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(REST)
 }

@@ -37,6 +37,16 @@ impl Judge {
         }
     }
 
+    /// What was last told of an endpoint, by its number.
+    pub fn opinion(&self, endpoint: u16) -> Option<&Opinion> {
+        self.endpoints.get(usize::from(endpoint).checked_sub(1)?)?.opinion.as_ref()
+    }
+
+    /// How often the estimate was held against a budget: each time uses up a part of its error.
+    pub fn looks(&self) -> u32 {
+        self.endpoints.iter().map(|watched| watched.looks.taken()).sum()
+    }
+
     /// Which measurement of each endpoint is believed; `None` without a budget or without an opinion.
     pub(super) fn records(&self) -> Vec<Option<Record>> {
         let mut names = vec![EndpointName::other()];
@@ -96,7 +106,7 @@ impl Judge {
             projected_host_share: watched.plan.peak_rate_per_core.map(|rate| rate * figure.mean_ns * 1e-9),
             log_evidence: -libm::log(broken.p.max(f64::MIN_POSITIVE)),
             log_bar: libm::log(self.engine.parameters().bar()),
-            second: self.last_end_mono_ns.saturating_sub(self.probation.began_mono_ns) / 1_000_000_000,
+            second: self.second(),
             last_end_mono_ns: self.last_end_mono_ns,
             measured_by: Measure::Estimate,
             confidence: opinion.confidence,

@@ -8,7 +8,7 @@ use super::{
     BudgetKind, HostFacts, Judge, Measurability, Missing, NotMeasurable, Observation, Outcome, Probation,
     Verdict,
 };
-use crate::aggregate::{Baseline, BuildAggregate};
+use crate::aggregate::{Age, Baseline, BuildAggregate};
 use crate::config::{Budget, BuildSource, EndpointConfig, Match, Mode, Protocol, ServiceConfig};
 use crate::model::{StatusClass, Uprobes};
 use crate::sequential::workload::{Login, Rng, median_and_p95};
@@ -59,7 +59,7 @@ pub(super) fn traffic(login: Login, seed: u64, rate: u64) -> impl Iterator<Item 
     (0..).map(move |n: u64| {
         let (class, ms) = login.draw(&mut rng);
         let end_mono_ns = 1_000_000_000 + n * (1_000_000_000 / rate);
-        Observation { end_mono_ns, cpu_ns: ns(ms), count: 1, endpoint: 1, class }
+        Observation { end_mono_ns, cpu_ns: ns(ms), count: 1, endpoint: 1, class, status: 0, age: Age::Older }
     })
 }
 
@@ -67,7 +67,7 @@ pub(super) fn baseline(requests: usize, seed: u64) -> Baseline {
     let mut aggregate = BuildAggregate::default();
     let endpoint = aggregate.endpoint_mut(&"login".into());
     for seen in traffic(Login::USUAL, seed, 10).take(requests) {
-        endpoint.record(seen.class, seen.cpu_ns, seen.count, seen.end_mono_ns);
+        endpoint.record(seen.class, seen.cpu_ns, seen.count);
     }
     Baseline::new("good".into(), aggregate)
 }
@@ -189,7 +189,15 @@ fn a_build_that_answers_with_dear_errors_does_not_escape_for_lack_of_comparison(
     for n in 0..60 {
         let end_mono_ns = 1_000_000_000 + n * 100_000_000;
         let class = StatusClass::ServerError;
-        judge.observe(&Observation { end_mono_ns, cpu_ns: ns(400.0), count: 1, endpoint: 1, class });
+        judge.observe(&Observation {
+            end_mono_ns,
+            cpu_ns: ns(400.0),
+            count: 1,
+            endpoint: 1,
+            class,
+            status: 0,
+            age: Age::Older,
+        });
     }
     let verdict = verdict(&judge);
     assert_eq!(verdict.label(), "exceeds", "{}", verdict.sentence());
@@ -235,7 +243,15 @@ fn one_bad_endpoint_of_many_is_found() {
                 let login = if endpoint == 8 { Login::with_mean(2.0) } else { Login::USUAL };
                 let (class, ms) = login.draw(&mut rng);
                 let end_mono_ns = 1_000_000_000 + n * 50_000_000;
-                judge.observe(&Observation { end_mono_ns, cpu_ns: ns(ms), count: 1, endpoint, class });
+                judge.observe(&Observation {
+                    end_mono_ns,
+                    cpu_ns: ns(ms),
+                    count: 1,
+                    endpoint,
+                    class,
+                    status: 0,
+                    age: Age::Older,
+                });
                 let (evidence, bar) = judge.log_evidence();
                 match (evidence >= bar).then(|| verdict(&judge)) {
                     Some(Verdict::Exceeds { evidence }) => Some(evidence),
@@ -343,7 +359,15 @@ fn other_endpoints_and_continuations_are_not_judged() {
     let before = judge.clone();
     for endpoint in [0, 2, u16::MAX] {
         let class = StatusClass::Success;
-        judge.observe(&Observation { end_mono_ns: 5, cpu_ns: ns(9_999.0), count: 1, endpoint, class });
+        judge.observe(&Observation {
+            end_mono_ns: 5,
+            cpu_ns: ns(9_999.0),
+            count: 1,
+            endpoint,
+            class,
+            status: 0,
+            age: Age::Older,
+        });
         judge.continuation(endpoint, class, 1);
     }
     assert_eq!(judge, before);
@@ -382,18 +406,19 @@ proptest! {
             quantile_cpu: quantile.into_iter().map(|(p, ns)| (p, Duration::from_nanos(ns))).collect(),
             vs_baseline: figures[0],
             peak_rate: figures[1],
+            learn_peak_rate: false,
             max_host_share: figures[2],
         };
         let mut aggregate = BuildAggregate::default();
         for &(class, cpu_ns, count) in &requests {
-            aggregate.endpoint_mut(&"login".into()).record(StatusClass::of_index(class), cpu_ns, count, 0);
+            aggregate.endpoint_mut(&"login".into()).record(StatusClass::of_index(class), cpu_ns, count);
         }
         let baseline = Baseline::new("good".into(), aggregate);
         let service = service(&[("login", budget.clone()), ("search", budget)]);
         let mut judge = Judge::new(&service, Probation::new("new".into(), 0), HostFacts { cores }, Some(&baseline));
         for &(class, cpu_ns, count) in &requests {
             let class = StatusClass::of_index(class);
-            judge.observe(&Observation { end_mono_ns: cpu_ns, cpu_ns, count, endpoint: 1, class });
+            judge.observe(&Observation { end_mono_ns: cpu_ns, cpu_ns, count, endpoint: 1, class, status: 0, age: Age::Older });
         }
         prop_assert!(!verdict(&judge).sentence().is_empty());
         prop_assert!(judge.log_evidence().0 >= 0.0 && judge.log_evidence().0.is_finite());

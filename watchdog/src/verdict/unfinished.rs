@@ -71,7 +71,12 @@ impl Judge {
             cpu_seconds: own.iter().sum::<u64>() as f64 * 1e-9,
             longest_cpu_seconds: own.iter().copied().max().unwrap_or(0) as f64 * 1e-9,
         });
-        self.convict(evidence);
+        self.exceeds = Some(Box::new(evidence));
+    }
+
+    /// The evidence has reached the bar, by direct figures.
+    pub fn is_over(&self) -> bool {
+        self.exceeds.is_some()
     }
 
     fn is_dear(&self, request: &UnderWay) -> bool {
