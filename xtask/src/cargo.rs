@@ -76,6 +76,13 @@ pub(crate) fn release_programs() -> Result<Vec<PathBuf>> {
     Ok(built(&["build", "--release", "--bins"])?.programs)
 }
 
+/// One optimised program of one package. Built by itself, as the others need much that this one does not.
+pub(crate) fn release_program(package: &str, name: &str) -> Result<PathBuf> {
+    let built = built(&["build", "--release", "--package", package, "--bin", name])?;
+    let program = built.programs.into_iter().find(|path| path.ends_with(name));
+    program.with_context(|| format!("the build made no program {name}"))
+}
+
 fn built(arguments: &[&str]) -> Result<Built> {
     let mut command = command(arguments);
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
