@@ -103,6 +103,7 @@ impl Vector {
             cap: params.cap,
             min_requests: params.n_min,
             outlier_allowance: params.outlier_allowance,
+            ..Parameters::default()
         };
         Engine::new(parameters, self.components.iter().map(component).collect())
             .expect("the reference accepts it")

@@ -19,21 +19,32 @@
 
 #![forbid(unsafe_code)]
 
+mod bets;
 mod clearance;
+mod component;
 mod engine;
 mod interval;
+mod late;
+mod layout;
 mod process;
 pub mod stats;
+mod tally;
 
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 pub(crate) mod workload;
 
+pub use bets::{BETS, Bets, InvalidBets, STAKE};
 pub use clearance::{Clearance, cap_for_clearing};
-pub use engine::{Component, Conditions, Crossing, Engine, InvalidComponents, Kind, Scope, Stratum};
-pub use interval::{Interval, Weighted, interval, ln_evidence_above, ln_evidence_below};
-pub use process::{BETS, Process, STAKE, released};
+pub use component::{Component, Conditions, InvalidComponents, Kind, Pool, PoolLimit, Scope, Stratum};
+pub use engine::{Carrier, Crossing, Engine, Stop};
+pub use interval::{
+    Interval, Weighted, interval, interval_with, ln_evidence_above, ln_evidence_above_with,
+    ln_evidence_below, ln_evidence_below_with,
+};
+pub use late::{SinceStart, Totals};
+pub use process::{Process, released};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,11 +63,22 @@ pub struct Parameters {
     pub min_requests: u64,
     /// So many arbitrary outliers per component cannot make evidence.
     pub outlier_allowance: usize,
+    /// The grid of bettors.
+    #[serde(default)]
+    pub bets: Bets,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { alpha: 1e-3, beta: 1e-2, first_stake: 0.5, cap: 50.0, min_requests: 5, outlier_allowance: 0 }
+        Self {
+            alpha: 1e-3,
+            beta: 1e-2,
+            first_stake: 0.5,
+            cap: 50.0,
+            min_requests: 5,
+            outlier_allowance: 0,
+            bets: Bets::default(),
+        }
     }
 }
 
