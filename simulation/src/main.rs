@@ -64,12 +64,13 @@ fn main() -> Result<()> {
             if told.elapsed() >= Duration::from_millis(500) {
                 told = Instant::now();
                 let done = (before + share * own) / total;
-                let left = started.elapsed().as_secs_f64() * (1.0 - done) / done.max(1e-3);
-                println!(
-                    "{place}: {:.0} %; all tables: {:.0} %, about {left:.0} s left",
-                    100.0 * share,
-                    100.0 * done
-                );
+                let elapsed = started.elapsed().as_secs_f64();
+                let left = if done < 0.01 {
+                    "time left not known yet".to_owned()
+                } else {
+                    format!("about {:.0} s left", elapsed * (1.0 - done) / done)
+                };
+                println!("{place}: {:.0} %; all: {:.0} %, {left}", 100.0 * share, 100.0 * done);
             }
         }));
         before += own;

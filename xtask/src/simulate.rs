@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Where all random figures come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this table (reach, false-triggers, delay, seconds, late, clearing, alpha); may be repeated. Prints it and
+    /// Only this table (reach, false-triggers, delay, seconds, late, endpoints, clearing, alpha); may be repeated. Prints it and
     /// writes nothing.
     #[arg(long, value_name = "TABLE")]
     only: Vec<String>,

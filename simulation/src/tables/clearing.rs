@@ -32,8 +32,9 @@ fn run(workload: &Workload, ratio: f64, rng: &mut Rng) -> Outcome {
     let mean_ms = sum / f64::from(BASELINE);
     let above = |cap_ms: f64| good.iter().map(|ms| (ms - cap_ms).max(0.0)).sum::<f64>() / sum;
     let (cap, tail) = cap_for_clearing(|cap| above(cap * mean_ms));
-    let limit_ms = workload.mean() / ratio * (1.0 - 2.0 * tail.min(0.25));
-    let mut clearance = Clearance::new((cap * mean_ms / limit_ms).max(2.0));
+    let budget_ms = workload.mean() / ratio;
+    let limit_ms = budget_ms * (1.0 - 2.0 * tail.min(0.25));
+    let mut clearance = Clearance::new((cap * mean_ms).max(2.0 * budget_ms) / limit_ms);
     let parameters = Parameters::default();
     for requests in 1..=MOST {
         clearance.settle(draw(workload, rng) / limit_ms, 1, parameters.min_requests, 1.0 / parameters.beta);

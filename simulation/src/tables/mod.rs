@@ -3,6 +3,7 @@
 pub mod alpha;
 pub mod clearing;
 pub mod delay;
+pub mod endpoints;
 pub mod false_triggers;
 pub mod late;
 pub mod reach;
@@ -42,12 +43,13 @@ pub struct Table {
 }
 
 /// In the order of the document.
-pub const TABLES: [Table; 7] = [
+pub const TABLES: [Table; 8] = [
     reach::TABLE,
     false_triggers::TABLE,
     delay::TABLE,
     seconds::TABLE,
     late::TABLE,
+    endpoints::TABLE,
     clearing::TABLE,
     alpha::TABLE,
 ];
