@@ -21,10 +21,18 @@ pub struct Totals {
 }
 
 impl Totals {
+    #[inline]
+    pub(super) fn of(x: f64, z: f64, requests: u64) -> Self {
+        let count = requests as f64;
+        Self { requests, sum_x: (x * count).min(f64::MAX), sum_z: (z * count).min(f64::MAX) }
+    }
+
+    /// The sums stay finite, so that they can be written down.
+    #[inline]
     pub(super) fn add(&mut self, more: &Self) {
         self.requests = self.requests.saturating_add(more.requests);
-        self.sum_x += more.sum_x;
-        self.sum_z += more.sum_z;
+        self.sum_x = (self.sum_x + more.sum_x).min(f64::MAX);
+        self.sum_z = (self.sum_z + more.sum_z).min(f64::MAX);
     }
 
     /// `None` without requests.
@@ -80,7 +88,7 @@ impl Late {
 
     #[inline]
     pub(super) fn add(&mut self, bets: &Bets, x: f64, z: f64, count: u64) {
-        let more = Totals { requests: count, sum_x: x * count as f64, sum_z: z * count as f64 };
+        let more = Totals::of(x, z, count);
         self.whole.add(&more);
         self.tick.add(&more);
         self.tally.add(bets, z, count);
@@ -109,11 +117,16 @@ impl Late {
 
     /// `None` while no bet has gained since any time.
     pub(super) fn since_start(&self, bets: &Bets, now: u64) -> Option<SinceStart> {
-        let mut late = self.clone();
-        late.end_tick(now);
-        let (start, bet) =
-            late.starts.iter().zip(bets.bets()).max_by(|(a, _), (b, _)| a.ln.total_cmp(&b.ln))?;
-        let Start { second, ln, totals } = *start;
+        let with_tick = |(k, start): (usize, &Start)| {
+            let mut start = *start;
+            if self.tick.requests > 0 {
+                start.fold(now, self.tally.ln_of(k), &self.tick);
+            }
+            start
+        };
+        let starts = self.starts.iter().enumerate().map(with_tick);
+        let (start, bet) = starts.zip(bets.bets()).max_by(|(a, _), (b, _)| a.ln.total_cmp(&b.ln))?;
+        let Start { second, ln, totals } = start;
         (ln > 0.0).then_some(SinceStart { second, totals, bet, ln_gain: ln })
     }
 }

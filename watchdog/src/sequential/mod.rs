@@ -26,8 +26,11 @@ mod engine;
 mod interval;
 mod late;
 mod layout;
+mod log;
 mod process;
+mod standing;
 pub mod stats;
+mod summary;
 mod tally;
 
 #[cfg(test)]
@@ -44,7 +47,12 @@ pub use interval::{
     ln_evidence_below, ln_evidence_below_with,
 };
 pub use late::{SinceStart, Totals};
+pub use log::{Entry, Event, LOG_VERSION, Log, Recorder, ReplayError};
 pub use process::{Process, released};
+pub use standing::{Part, Standing};
+pub use summary::{
+    Collector, ComponentSummary, Factors, PoolSummary, SUMMARY_VERSION, Summary, SummaryMismatch,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -70,6 +70,12 @@ impl Tally {
         &self.ln
     }
 
+    /// Of one bettor.
+    pub(super) fn ln_of(&self, k: usize) -> f64 {
+        let (group, lane) = (k / LANES, k % LANES);
+        self.ln[group][lane] + libm::log(self.product[group][lane]).max(LN_LOST)
+    }
+
     pub(super) fn largest(&self) -> &[f64] {
         &self.largest
     }
