@@ -33,7 +33,7 @@ pub struct Deploy {
 }
 
 enum Watcher {
-    Engine(Watched),
+    Engine(Box<Watched>),
     Ladder(Ladder),
     /// Among those of the windows.
     Window(usize),
@@ -55,9 +55,10 @@ impl Deploy {
             .map(|&rule| match (rule.of_windows(), rule) {
                 (Some(index), _) => Watcher::Window(index),
                 (None, Rule::Ladder) => Watcher::Ladder(Ladder::new(&limits, &self.parameters)),
-                (None, _) => Watcher::Engine(
-                    Watched::new(rule, &limits, &self.parameters).expect("a rule of the engine"),
-                ),
+                (None, _) => {
+                    let engine = Watched::new(rule, &limits, &self.parameters).expect("a rule of the engine");
+                    Watcher::Engine(Box::new(engine))
+                }
             })
             .enumerate()
             .collect();

@@ -80,7 +80,9 @@ impl Limits {
             })
             .collect();
         let total: f64 = classes.iter().map(|class| class.weight).sum();
-        classes.iter_mut().for_each(|class| class.weight /= total);
+        for class in &mut classes {
+            class.weight /= total;
+        }
         Self { pooled_ms: ratio * all, classes, class_of: numbers.collect() }
     }
 

@@ -18,6 +18,9 @@ struct Args {
     /// One run in twenty.
     #[arg(long)]
     quick: bool,
+    /// So many times as many runs, for narrower intervals.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    times: u64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only these tables, to the standard output.
@@ -39,7 +42,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let wanted = |table: &&Table| args.only.is_empty() || args.only.iter().any(|name| name == table.name);
     let tables: Vec<&Table> = TABLES.iter().filter(wanted).collect();
-    let scale = Scale { quick: args.quick };
+    let scale = Scale { quick: args.quick, times: args.times };
     let threads =
         args.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
 
@@ -77,7 +80,11 @@ fn main() -> Result<()> {
     }
 
     if let Some(folder) = &args.write {
-        let (text, pictures) = document::whole(&results, "cargo xtask simulate", args.seed)?;
+        let command = match args.times {
+            1 => "cargo xtask simulate".to_owned(),
+            times => format!("cargo xtask simulate --times {times}"),
+        };
+        let (text, pictures) = document::whole(&results, &command, args.seed)?;
         let drawn = folder.join("decisions");
         fs::create_dir_all(&drawn).with_context(|| format!("cannot make {}", drawn.display()))?;
         for (name, svg) in pictures {

@@ -42,7 +42,7 @@ const FONT: &str = "sans-serif";
 /// Both axes logarithmic.
 pub fn lines(title: &str, x: &Axis, y_title: &str, lines: &[Line]) -> Result<String> {
     let figures = || lines.iter().flat_map(|line| &line.points);
-    let least = figures().map(|point| point.1).fold(f64::INFINITY, f64::min) * 0.6;
+    let bottom = figures().map(|point| point.1).fold(f64::INFINITY, f64::min) * 0.6;
     let most =
         figures().flat_map(|point| [point.1, point.2]).filter(|y| y.is_finite()).fold(1.0, f64::max) * 1.6;
     let (first, last) =
@@ -59,7 +59,7 @@ pub fn lines(title: &str, x: &Axis, y_title: &str, lines: &[Line]) -> Result<Str
             .margin(10)
             .x_label_area_size(42)
             .y_label_area_size(64)
-            .build_cartesian_2d(range, (least..most).log_scale())
+            .build_cartesian_2d(range, (bottom..most).log_scale())
             .map_err(failed)?;
         chart
             .configure_mesh()

@@ -75,9 +75,9 @@ impl Quantile {
             while low < high {
                 let middle = usize::midpoint(low, high);
                 if binomial_up_to(n as u64, p, middle as u64) >= wanted {
-                    high = middle
+                    high = middle;
                 } else {
-                    low = middle + 1
+                    low = middle + 1;
                 }
             }
             low

@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// One run in twenty; prints the tables and writes nothing.
     #[arg(long)]
     quick: bool,
+    /// So many times as many runs, for narrower intervals; takes as many times as long.
+    #[arg(long, default_value_t = 1, conflicts_with = "quick", value_parser = clap::value_parser!(u64).range(1..=100))]
+    times: u64,
     /// Where all random figures come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -52,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let threads = args.threads.or_else(|| thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     let mut command = Command::new(program);
     command.args(["--seed", &args.seed.to_string(), "--threads", &threads.to_string()]);
+    command.args(["--times", &args.times.to_string()]);
     if args.quick {
         command.arg("--quick");
     }

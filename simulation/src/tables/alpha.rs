@@ -1,5 +1,7 @@
 //! What a stricter promise costs, whether it is kept, and whether the pattern of arrivals matters.
 
+use std::fmt::Write as _;
+
 use watchdog::sequential::Parameters;
 
 use super::delay::Place;
@@ -52,17 +54,17 @@ fn cells(scale: Scale) -> Vec<Cell> {
         let requests = if case.1 < 1.3 { 2000.0 } else { 200.0 };
         for alpha in ALPHAS {
             let deploy = deploy(alpha, Arrivals::Poisson, case);
-            cells.push(cell(delay_label(alpha, case), scale.runs(1000), requests, deploy));
+            cells.push(cell(delay_label(alpha, case), scale.runs(600), requests, deploy));
         }
         for (arrivals, name) in ARRIVALS {
             let deploy = deploy(Parameters::default().alpha, arrivals, case);
-            cells.push(cell(arrivals_label(name, case), scale.runs(1000), requests, deploy));
+            cells.push(cell(arrivals_label(name, case), scale.runs(600), requests, deploy));
         }
     }
     for alpha in BOUNDARY {
         let mut deploy = false_triggers::day(&NUISANCES[1], LOGIN, 0.1, RULES.to_vec());
         deploy.parameters.alpha = alpha;
-        cells.push(cell(boundary_label(alpha), scale.runs(4000), 0.1 * DAY, deploy));
+        cells.push(cell(boundary_label(alpha), scale.runs(2000), 0.1 * DAY, deploy));
     }
     cells
 }
@@ -93,11 +95,12 @@ fn render(results: &Results, _seed: u64) -> anyhow::Result<Section> {
     text += &markdown(&head, &rows);
 
     let days = results[&boundary_label(BOUNDARY[0])].len();
-    text += &format!(
+    write!(
+        text,
         "\n### Whether the promise is kept\n\nShare of days in which a build exactly at its budget is called over it (N1, \
          0.1 requests per second, {days} days each). The promise is that it is at most alpha. The bundle's limits leave \
          room for cheap outcomes, so it stays far below.\n\n"
-    );
+    )?;
     let mut head = vec!["rule".to_owned()];
     head.extend(BOUNDARY.map(|alpha| format!("alpha {alpha}")));
     let row = |(index, rule): (usize, &Rule)| {

@@ -55,6 +55,7 @@ fn cells(scale: Scale) -> Vec<Cell> {
     WORKLOADS.into_iter().flat_map(|workload| RATIOS.map(|ratio| cell(workload, ratio))).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the tables with pictures")]
 fn render(results: &Results, _seed: u64) -> anyhow::Result<Section> {
     let mut text = format!(
         "Median and 95th percentile of the requests until a build is cleared (beta = {}), by its true mean over its \

@@ -68,9 +68,9 @@ pub fn deploy(workload: Workload, place: Place, effect: f64, baseline: Baseline)
 
 pub fn one(workload: Workload, place: Place, effect: f64, baseline: Baseline, scale: Scale) -> Cell {
     let runs = match (workload.name, baseline) {
-        ("login", Baseline::Exact) => 4000,
-        ("login", _) => 2000,
-        _ => 600,
+        ("login", Baseline::Exact) => 2000,
+        ("login", _) => 1000,
+        _ => 300,
     };
     // About what the slowest rule needs, and the requests of the baseline.
     let slow =

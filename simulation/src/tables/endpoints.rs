@@ -76,13 +76,14 @@ fn run(bad: u16, effect: f64, rng: &mut Rng) -> Outcome {
 fn cells(scale: Scale) -> Vec<Cell> {
     let cell = |(name, bad, effect): (&str, u16, f64)| Cell {
         label: label(name),
-        runs: scale.runs(400),
+        runs: scale.runs(200),
         cost: f64::from(ENDPOINTS) * if bad == 0 { 12_000.0 } else { 800.0 },
         run: Box::new(move |mut rng| run(bad, effect, &mut rng)),
     };
     CASES.map(cell).into()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the tables with pictures")]
 fn render(results: &Results, _seed: u64) -> anyhow::Result<Section> {
     let mut text = format!(
         "Median and 95th percentile of the requests per endpoint until the build is called over its budgets of 1.1 times \

@@ -31,17 +31,11 @@ pub struct Nuisance {
 const SLOWER_HOST: Between = Between { factor: 1.15, from: 6.0 * HOUR, to: 8.0 * HOUR };
 const WARM_UP: Between = Between { factor: 3.0, from: 0.0, to: 30.0 };
 const DECLARED: Between = Between { factor: 4.0, from: 0.0, to: 30.0 };
-const RUNS: [u64; 3] = [500, 100, 10];
+const RUNS: [u64; 3] = [150, 30, 4];
 
 pub const NUISANCES: [Nuisance; 12] = [
-    Nuisance { name: "N0", what: "good build", budget: 1.1, disturb: |_| (), runs: [3000, 300, 30] },
-    Nuisance {
-        name: "N1",
-        what: "exactly at its budget",
-        budget: 1.0,
-        disturb: |_| (),
-        runs: [6000, 200, 20],
-    },
+    Nuisance { name: "N0", what: "good build", budget: 1.1, disturb: |_| (), runs: [3000, 100, 8] },
+    Nuisance { name: "N1", what: "exactly at its budget", budget: 1.0, disturb: |_| (), runs: [2000, 60, 6] },
     Nuisance {
         name: "N2a",
         what: "host 15 % slower for two hours",
@@ -108,7 +102,7 @@ pub const NUISANCES: [Nuisance; 12] = [
             (world.warm_up, world.declared) = (Some(WARM_UP), Some(DECLARED));
             world.outliers = (5, DAY);
         },
-        runs: [500, 200, 10],
+        runs: [150, 200, 4],
     },
     Nuisance {
         name: "N7",
@@ -150,7 +144,7 @@ fn cells(scale: Scale) -> Vec<Cell> {
     for nuisance in &NUISANCES[..2] {
         for workload in [API, HEAVY] {
             let deploy = day(nuisance, workload, 1.0, rules());
-            cells.push(cell(label(nuisance.name, &workload, 1.0), scale.runs(50), DAY, deploy));
+            cells.push(cell(label(nuisance.name, &workload, 1.0), scale.runs(10), DAY, deploy));
         }
     }
     cells

@@ -64,6 +64,7 @@ pub fn delays(results: &Results, goal: &Goal) -> Vec<f64> {
     requests(results, &label, delay::index(goal.rule))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the tables with pictures")]
 fn render(results: &Results, _seed: u64) -> anyhow::Result<Section> {
     let mut text = String::from(
         "At alpha = 0.001 per deploy, looking at every request, budget 1.1 times the good build, login. Figures are \

@@ -18,10 +18,10 @@ pub const TABLE: Table = Table { name: "seconds", title: "Seconds to detection",
 
 /// Requests per second, the horizon in seconds, and runs.
 const RATES: [(f64, f64, u64); 5] = [
-    (0.1, DAY, 400),
-    (1.0, 6.0 * HOUR, 300),
-    (10.0, 2.0 * HOUR, 200),
-    (100.0, HOUR, 60),
+    (0.1, DAY, 200),
+    (1.0, 6.0 * HOUR, 150),
+    (10.0, 2.0 * HOUR, 100),
+    (100.0, HOUR, 40),
     (1000.0, 900.0, 20),
 ];
 const CASES: [(Place, f64); 5] =
