@@ -1,7 +1,7 @@
 //! Names and limits of the kernel boundary. A test opens the built object and checks it against this file.
 
 /// Changes whenever a shared type, a map or the meaning of a field changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Watched services at most.
 pub const MAX_SERVICES: u32 = 64;
@@ -136,6 +136,7 @@ pub mod program {
     pub const SCHED_PROCESS_EXIT: &str = "sched_process_exit";
     pub const INET_SOCK_SET_STATE: &str = "inet_sock_set_state";
     pub const SIGNAL_DELIVER: &str = "signal_deliver";
+    pub const CPU_CLOCK: &str = "cpu_clock";
     /// Core tier, kernel 6.3 and later.
     pub const SOCK_RECV_LENGTH: &str = "sock_recv_length";
     pub const SOCK_SEND_LENGTH: &str = "sock_send_length";

@@ -5,6 +5,7 @@
 //! - [`handover`], [`goroutine`]: whose work a thread does that received no request itself.
 //! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
+//! - [`clock`]: what requests have used that never let go of their CPU.
 //! - [`process`]: which processes are watched.
 //! - [`probe`], [`pool`], [`tls`], [`go_tls`]: the extra tier, user probes on pools and TLS libraries.
 #![no_std]
@@ -16,6 +17,7 @@
 )]
 
 mod bytes;
+mod clock;
 mod counters;
 mod elsewhere;
 mod endpoint;

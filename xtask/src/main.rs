@@ -12,6 +12,7 @@ mod setup;
 mod simulate;
 mod test;
 mod toolchain;
+mod vectors;
 mod vm;
 
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Command {
     Setup(setup::Args),
     Simulate(simulate::Args),
     Test(test::Args),
+    Vectors(vectors::Args),
     Vm(vm::Args),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vectors(args) => vectors::run(&args),
         Command::Vm(args) => vm::run(&args),
     };
     outcome.unwrap_or_else(|error| {

@@ -11,30 +11,47 @@ pub(super) const SERVERS: &[Server] = &[
         name: "go-nethttp",
         model: "goroutines on as many threads as cores",
         bound: SHARED,
-        start: || start(Target::Tcp, &[]),
+        start: || start(TODAY, Target::Tcp, &[]),
+    },
+    Server {
+        name: "go-debian",
+        model: "goroutines on as many threads as cores, by Debian's Go",
+        bound: SHARED,
+        start: || start(DEBIAN, Target::Tcp, &[]),
     },
     // A cross-check: the goroutine has a thread, and so a clock, for itself.
     Server {
         name: "go-locked",
         model: "goroutines that hold their thread during the handler",
         bound: EXACT,
-        start: || start(Target::Tcp, &[("LOCK_THREAD", "1")]),
+        start: || start(TODAY, Target::Tcp, &[("LOCK_THREAD", "1")]),
     },
     Server {
         name: "go-tls",
         model: "goroutines, crypto/tls in the process",
         bound: SHARED,
-        start: || start(Target::Tls, &[("MODE", "tls")]),
+        start: || start(TODAY, Target::Tls, &[("MODE", "tls")]),
+    },
+    Server {
+        name: "go-debian-tls",
+        model: "goroutines, crypto/tls of Debian's Go in the process",
+        bound: SHARED,
+        start: || start(DEBIAN, Target::Tls, &[("MODE", "tls")]),
     },
 ];
 
+/// The same program by two toolchains.
+const TODAY: &str = "go-today/shop";
+const DEBIAN: &str = "go/shop";
+
 fn start(
+    program: &str,
     target: fn(std::net::SocketAddr) -> Target,
     environment: &[(&str, &str)],
 ) -> anyhow::Result<Running> {
     let address = ([127, 0, 0, 1], free_port()?).into();
     let mut running = Running::new(target(address))?;
-    let mut command = Command::new(installed("go/shop")?);
+    let mut command = Command::new(installed(program)?);
     command.env("LISTEN", address.to_string()).envs(environment.iter().copied());
     running.start("go", Role::Server, &mut command)?;
     running.ready()

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::{Role, Running, installed, program};
+use super::{Role, Running, certificate, installed, program};
 use crate::load::Target;
 
 /// How nginx speaks to what is behind it.
@@ -27,10 +27,19 @@ impl Backend {
 /// Starts nginx on the port of the running server's target; `server` is where the application server listens, as
 /// `IP:PORT` or `unix:PATH`.
 pub(super) fn front(running: &mut Running, backend: Backend, server: &str) -> anyhow::Result<()> {
-    let Target::Tcp(address) = running.target else {
-        anyhow::bail!("nginx listens on a TCP port in these tests, not on {:?}", running.target);
-    };
     let folder = running.folder();
+    let listen = match running.target {
+        Target::Tcp(address) => format!("listen {address};"),
+        Target::Tls(address) => {
+            let (certificate, key) = certificate(folder)?;
+            format!(
+                "listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};",
+                certificate.display(),
+                key.display()
+            )
+        }
+        ref other => anyhow::bail!("nginx listens on a TCP port in these tests, not on {other:?}"),
+    };
     // What the file of that name in nginx's own package holds: an unpacked nginx has none in its place.
     let parameters = "\
         uwsgi_param QUERY_STRING $query_string;\n\
@@ -65,7 +74,7 @@ http {{
     scgi_temp_path scgi;
     upstream backend {{ server {server}; }}
     server {{
-        listen {address};
+        {listen}
         location / {{ {}; }}
     }}
 }}

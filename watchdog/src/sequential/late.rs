@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bets::{Bets, LANES};
+use super::bets::Bets;
+use super::process::LN_LOST;
 use super::tally::Tally;
 
 /// Count and sums over some time.
@@ -68,13 +69,18 @@ pub(super) struct Late {
     starts: Vec<Start>,
 }
 
-/// Of one bet: where the sum of its logarithms was smallest, and what came since.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Of one bet: where the sum of its logarithms was smallest, and what came since. The sum is `ln` and the logarithm of
+/// `gain`, which is taken when it has to be: most seconds have few requests.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Start {
     second: u64,
     ln: f64,
+    gain: f64,
     totals: Totals,
 }
+
+/// Beyond, a gain becomes a logarithm.
+const MOST_GAIN: f64 = 1e100;
 
 impl Late {
     pub(super) fn new(bets: &Bets) -> Self {
@@ -82,7 +88,7 @@ impl Late {
             whole: Totals::default(),
             tick: Totals::default(),
             tally: Tally::new(bets, 0),
-            starts: vec![Start::default(); bets.count()],
+            starts: vec![Start::at(0); bets.count()],
         }
     }
 
@@ -97,9 +103,8 @@ impl Late {
     /// The second is over.
     pub(super) fn end_tick(&mut self, second: u64) {
         if self.tick.requests > 0 {
-            let ln = self.tally.ln();
             for (k, start) in self.starts.iter_mut().enumerate() {
-                start.fold(second, ln[k / LANES][k % LANES], &self.tick);
+                start.fold(second, self.tally.parts_of(k), &self.tick);
             }
             self.tally.clear();
             self.tick = Totals::default();
@@ -111,7 +116,7 @@ impl Late {
         self.end_tick(second);
         if tick.requests > 0 {
             self.whole.add(tick);
-            self.starts.iter_mut().zip(ln).for_each(|(start, ln)| start.fold(second, *ln, tick));
+            self.starts.iter_mut().zip(ln).for_each(|(start, ln)| start.fold(second, (*ln, 1.0), tick));
         }
     }
 
@@ -120,23 +125,43 @@ impl Late {
         let with_tick = |(k, start): (usize, &Start)| {
             let mut start = *start;
             if self.tick.requests > 0 {
-                start.fold(now, self.tally.ln_of(k), &self.tick);
+                start.fold(now, self.tally.parts_of(k), &self.tick);
             }
             start
         };
         let starts = self.starts.iter().enumerate().map(with_tick);
-        let (start, bet) = starts.zip(bets.bets()).max_by(|(a, _), (b, _)| a.ln.total_cmp(&b.ln))?;
-        let Start { second, ln, totals } = start;
-        (ln > 0.0).then_some(SinceStart { second, totals, bet, ln_gain: ln })
+        let (start, bet) = starts.zip(bets.bets()).max_by(|(a, _), (b, _)| a.sum().total_cmp(&b.sum()))?;
+        let (Start { second, totals, .. }, ln_gain) = (start, start.sum());
+        (ln_gain > 0.0).then_some(SinceStart { second, totals, bet, ln_gain })
     }
 }
 
 impl Start {
-    fn fold(&mut self, second: u64, ln: f64, tick: &Totals) {
-        if self.ln <= 0.0 {
-            *self = Self { second, ..Self::default() };
+    fn at(second: u64) -> Self {
+        Self { second, ln: 0.0, gain: 1.0, totals: Totals::default() }
+    }
+
+    fn sum(&self) -> f64 {
+        self.ln + libm::log(self.gain).max(LN_LOST)
+    }
+
+    fn lost(&self) -> bool {
+        if self.ln.abs() < f64::MIN_POSITIVE { self.gain <= 1.0 } else { self.sum() <= 0.0 }
+    }
+
+    fn fold(&mut self, second: u64, (ln, gain): (f64, f64), tick: &Totals) {
+        if self.lost() {
+            // What begins with a loss would be begun anew after it.
+            if ln <= 0.0 && gain <= 1.0 {
+                return;
+            }
+            *self = Self::at(second);
         }
         self.ln += ln;
+        self.gain *= gain;
+        if !(MOST_GAIN.recip()..MOST_GAIN).contains(&self.gain) {
+            (self.ln, self.gain) = (self.sum(), 1.0);
+        }
         self.totals.add(tick);
     }
 }

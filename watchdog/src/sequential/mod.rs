@@ -6,9 +6,13 @@
 //! while the budget holds, so by Ville's inequality `P(M ever reaches 1/alpha) <= alpha`: at every look, for ever,
 //! whatever the distribution, its variance, its tail or the rate of traffic.
 //!
-//! * [`Process`]: the stakes of one budget component; [`Clearance`]: the same for the opposite claim.
-//! * [`Engine`]: the weighted sum over all components of a deploy, with the verdict latched.
+//! * [`Process`]: the stakes of one budget component, with [`Bets`]; [`Clearance`]: the same for the opposite claim.
+//! * [`Engine`]: the weighted sum over all components of a deploy and the [`Pool`], with the verdict latched.
+//! * [`Standing`]: how things stand, as plain data; [`SinceStart`]: when a regression most likely began.
+//! * [`Collector`] and [`Summary`]: a host's part of the evidence, to be merged and applied elsewhere.
+//! * [`Log`]: what the engine was told, to come to the same state again.
 //! * [`Interval`]: what the mean can be, valid whenever one looks.
+//! * [`vectors`]: reference values from elsewhere.
 //! * [`stats`]: exact binomial and normal bounds for budgets that come from a baseline.
 //!
 //! Nothing here reads a clock or allocates per request. All transcendental functions come from `libm` in software, so a
@@ -32,6 +36,7 @@ mod standing;
 pub mod stats;
 mod summary;
 mod tally;
+pub mod vectors;
 
 #[cfg(test)]
 mod simulation;

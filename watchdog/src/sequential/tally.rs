@@ -70,10 +70,10 @@ impl Tally {
         &self.ln
     }
 
-    /// Of one bettor.
-    pub(super) fn ln_of(&self, k: usize) -> f64 {
+    /// Of one bettor: the sum of logarithms so far, and the product that is not in it.
+    pub(super) fn parts_of(&self, k: usize) -> (f64, f64) {
         let (group, lane) = (k / LANES, k % LANES);
-        self.ln[group][lane] + libm::log(self.product[group][lane]).max(LN_LOST)
+        (self.ln[group][lane], self.product[group][lane])
     }
 
     pub(super) fn largest(&self) -> &[f64] {
