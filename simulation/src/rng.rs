@@ -18,6 +18,7 @@ impl Rng {
     }
 
     /// A stream of its own that depends on this one.
+    #[must_use]
     pub fn fork(&mut self) -> Self {
         let mut rng = Self(self.next_u64() ^ 0x5851_f42d_4c95_7f2d);
         Self(rng.next_u64())

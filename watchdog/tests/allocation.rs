@@ -70,7 +70,10 @@ fn components() -> (Vec<Component>, Option<Pool>) {
 }
 
 fn parameters(outlier_allowance: usize, own_grid: bool) -> Parameters {
-    let own = || Bets::new(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], &[0.1; 10]).unwrap();
+    let own = || {
+        Bets::new(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], &[0.1; 10])
+            .expect("ten shares of a tenth")
+    };
     let bets = if own_grid { own() } else { Bets::default() };
     Parameters { outlier_allowance, bets, ..Parameters::default() }
 }

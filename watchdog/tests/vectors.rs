@@ -3,7 +3,7 @@
 //! `data/vectors.json` comes with the decision note; `data/vectors_other.json` is from the same reference with other grids
 //! of bets, outliers left out, steps of warm-up and environment. `cargo xtask vectors FILE` checks any other file.
 
-use watchdog::sequential::vectors::{Vector, check, parse};
+use watchdog::sequential::vectors::{ComponentRow, Vector, check, parse};
 use watchdog::sequential::{Bets, Engine, Parameters};
 
 const FILES: [(&str, &str, usize); 2] = [
@@ -41,7 +41,7 @@ fn a_state_that_was_saved_goes_on_bit_for_bit() {
             bets: Bets::new(&params.lambda, &params.pi).unwrap(),
             ..Parameters::default()
         };
-        let components: Vec<_> = vector.components.iter().map(|row| row.component()).collect();
+        let components: Vec<_> = vector.components.iter().map(ComponentRow::component).collect();
         let mut whole = Engine::new(parameters, components).unwrap();
         let mut resumed = whole.clone();
         for (n, &tick) in vector.tick.iter().enumerate() {

@@ -89,9 +89,9 @@ fn lower(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
         // The geometric middle: the answer may be many orders of magnitude below the mean.
         let middle = libm::sqrt(refuted * open);
         if ln_evidence_above_with(bets, values, cap, middle) >= LN_40 {
-            refuted = middle
+            refuted = middle;
         } else {
-            open = middle
+            open = middle;
         }
     }
     refuted
@@ -105,9 +105,9 @@ fn upper(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
     while refuted - open > 1e-12 * refuted {
         let middle = 0.5 * (open + refuted);
         if ln_evidence_below_with(bets, values, cap, middle) >= LN_40 {
-            refuted = middle
+            refuted = middle;
         } else {
-            open = middle
+            open = middle;
         }
     }
     refuted

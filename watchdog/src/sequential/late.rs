@@ -181,7 +181,9 @@ mod tests {
             let bets = Bets::default();
             let mut late = Late::new(&bets);
             for (second, requests) in (0..).zip(&seconds) {
-                requests.iter().for_each(|&z| late.add(&bets, 7.0 * z, z, 1));
+                for &z in requests {
+                    late.add(&bets, 7.0 * z, z, 1);
+                }
                 late.end_tick(second);
             }
             let mut best = (0.0, 0);

@@ -192,15 +192,15 @@ mod tests {
         vec![mean(0, Kind::Mean, 1.0), mean(1, Kind::Quantile { p: 0.9 }, 2.0)]
     }
 
-    fn pool() -> Option<Pool> {
+    fn pool() -> Pool {
         let limit =
             |endpoint| PoolLimit { scope: Scope { endpoint, class: None }, overall: 1.5, of_build: 2.0 };
-        Some(Pool { weight: 0.5, limits: vec![limit(0), limit(1)] })
+        Pool { weight: 0.5, limits: vec![limit(0), limit(1)] }
     }
 
     fn recorder(outlier_allowance: usize) -> Recorder {
         let parameters = Parameters { outlier_allowance, ..Parameters::default() };
-        Recorder::new(parameters, components(), pool()).unwrap()
+        Recorder::new(parameters, components(), Some(pool())).unwrap()
     }
 
     proptest! {
@@ -219,7 +219,7 @@ mod tests {
                     2 => recorder.set_limit(second, usize::from(endpoint) % 2, figure).unwrap(),
                     3 => {
                         let mut host =
-                            Collector::new(recorder.log().parameters.clone(), components(), pool()).unwrap();
+                            Collector::new(recorder.log().parameters.clone(), components(), Some(pool())).unwrap();
                         host.observe(second, endpoint % 2, 0, x, count, Conditions::new(warmup, environment));
                         let summary = host.finish(second + 1).unwrap();
                         recorder.apply(&summary).unwrap();
@@ -242,7 +242,7 @@ mod tests {
         let entry = |second, host, sequence, event| Entry { second, host, sequence, event };
         let requests = |x| Event::Requests { endpoint: 0, class: 0, x, count: 1 };
         let slow = Event::Conditions { conditions: Conditions::new(1.0, 1.25) };
-        let mut one = Log::new(Parameters::default(), components(), pool());
+        let mut one = Log::new(Parameters::default(), components(), Some(pool()));
         one.entries = vec![
             entry(0, 1, 0, slow),
             entry(0, 1, 1, requests(3.0)),
@@ -253,7 +253,7 @@ mod tests {
         other.entries.reverse();
         other.sort();
         assert_eq!(other, one);
-        let mut engine = Engine::with_pool(Parameters::default(), components(), pool()).unwrap();
+        let mut engine = Engine::with_pool(Parameters::default(), components(), Some(pool())).unwrap();
         for (second, x, environment) in [(0, 3.0, 1.25), (0, 2.0, 1.0), (4, 1.0, 1.25)] {
             engine.observe(second, 0, 0, x, 1, Conditions::new(1.0, environment));
         }

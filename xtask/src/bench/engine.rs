@@ -55,15 +55,15 @@ pub(super) fn told(rows: &[Row]) -> String {
     text.push_str(
         "## The decision engine\n\nNanoseconds per sample and component, release build; the pool counts as a component. \
          A request also pays for adding up all endpoints, and one of a new second for the new stakes of all \
-         components.\n\n| setting | components per request | engine | a host's summary | at most 100 |\n\
-         |---|---:|---:|---:|---|\n",
+         components.\n\n| setting | components per request | engine | at most 100 | a host's summary |\n\
+         |---|---:|---:|---|---:|\n",
     );
     for row in rows {
-        let reached = if row.engine_ns.max(row.collector_ns) <= MAX_NS { "reached" } else { "NOT reached" };
+        let reached = if row.engine_ns <= MAX_NS { "reached" } else { "NOT reached" };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {:.1} ns | {:.1} ns | {reached} |",
+            "| {} | {} | {:.1} ns | {reached} | {:.1} ns |",
             row.setting, row.settled, row.engine_ns, row.collector_ns
         );
     }

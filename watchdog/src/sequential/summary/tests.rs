@@ -103,7 +103,9 @@ impl Compared {
             all.merge(&sent, allowance).unwrap();
         }
         self.merged.apply(&all).unwrap();
-        summaries.iter().for_each(|summary| self.in_turn.apply(summary).unwrap());
+        for summary in &summaries {
+            self.in_turn.apply(summary).unwrap();
+        }
         self.max = self.max.max(self.single.evidence());
         for other in [&self.merged, &self.in_turn] {
             let single = &self.single;

@@ -141,7 +141,7 @@ impl Run<'_> {
         };
         self.agreement.compared += 1;
         if vector.verdict != verdict {
-            return Err(self.difference("verdict", at, vector.verdict.clone(), verdict.to_owned()));
+            return Err(Box::new(self.difference("verdict", at, vector.verdict.clone(), verdict.to_owned())));
         }
         self.same("decided_at_n", Some(vector.decided_at_n), Some(at))
     }
@@ -189,7 +189,8 @@ impl Run<'_> {
             self.agreement.largest_error = self.agreement.largest_error.max(error);
             return Ok(());
         }
-        Err(self.difference(field, n, format!("{wanted:?}"), format!("{got:?} ({error:.1e} off)")))
+        let got = format!("{got:?} ({error:.1e} off)");
+        Err(Box::new(self.difference(field, n, format!("{wanted:?}"), got)))
     }
 
     fn same(
@@ -204,10 +205,10 @@ impl Run<'_> {
         }
         let told = |n: Option<u64>| n.map_or_else(|| "none".to_owned(), |n| n.to_string());
         let n = got.or(wanted).unwrap_or(self.agreement.requests);
-        Err(self.difference(field, n, told(wanted), told(got)))
+        Err(Box::new(self.difference(field, n, told(wanted), told(got))))
     }
 
-    fn difference(&self, field: &'static str, n: u64, wanted: String, got: String) -> Box<Difference> {
-        Box::new(Difference { sequence: self.vector.name.clone(), field, n, wanted, got })
+    fn difference(&self, field: &'static str, n: u64, wanted: String, got: String) -> Difference {
+        Difference { sequence: self.vector.name.clone(), field, n, wanted, got }
     }
 }
