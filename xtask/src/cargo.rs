@@ -76,6 +76,13 @@ pub(crate) fn release_programs() -> Result<Vec<PathBuf>> {
     Ok(built(&["build", "--release", "--bins"])?.programs)
 }
 
+/// One optimised program of one package. Built by itself, as the others need much that this one does not.
+pub(crate) fn release_program(package: &str, name: &str) -> Result<PathBuf> {
+    let built = built(&["build", "--release", "--package", package, "--bin", name])?;
+    let program = built.programs.into_iter().find(|path| path.ends_with(name));
+    program.with_context(|| format!("the build made no program {name}"))
+}
+
 /// Builds one example of the library and returns its path: of all packages the library and what it needs are built, with
 /// the features that the other commands choose.
 pub(crate) fn example(name: &str, release: bool) -> Result<PathBuf> {

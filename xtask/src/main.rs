@@ -9,6 +9,7 @@ mod fuzz;
 mod paths;
 mod process;
 mod setup;
+mod simulate;
 mod test;
 mod toolchain;
 mod vectors;
@@ -33,6 +34,7 @@ enum Command {
     Demo(demo::Args),
     Fuzz(fuzz::Args),
     Setup(setup::Args),
+    Simulate(simulate::Args),
     Test(test::Args),
     Vectors(vectors::Args),
     Vm(vm::Args),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Setup(args) => setup::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vectors(args) => vectors::run(&args),
         Command::Vm(args) => vm::run(&args),
