@@ -236,6 +236,7 @@ impl Kernel {
             readable_bytes: sum.readable_bytes + cpu.0.readable_bytes,
             tls_bytes: sum.tls_bytes + cpu.0.tls_bytes,
             http2_bytes: sum.http2_bytes + cpu.0.http2_bytes,
+            streams_bytes: sum.streams_bytes + cpu.0.streams_bytes,
             unknown_bytes: sum.unknown_bytes + cpu.0.unknown_bytes,
             io_uring_bytes: sum.io_uring_bytes + cpu.0.io_uring_bytes,
         }))
