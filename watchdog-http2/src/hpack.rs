@@ -101,6 +101,12 @@ impl Decoder {
         self.path_bytes = 0;
     }
 
+    /// Size of the encoder's table, as far as is known. Where what it said was missed, the usual size is assumed: it
+    /// matters only for entries that are larger than the table, which encoders of use do not try to add.
+    pub fn table_bytes(&self) -> u64 {
+        self.table_bytes
+    }
+
     /// Bytes that it keeps, roughly.
     pub fn weight(&self) -> usize {
         self.entries.len() * size_of::<Entry>() + self.path_bytes

@@ -28,6 +28,26 @@ pub(super) const SERVERS: &[Server] = &[
     },
 ];
 
+/// What `net/http` and its sister make of HTTP/2.
+pub(super) const HTTP2_SERVERS: &[Server] = &[
+    Server {
+        name: "go-h2c",
+        model: "goroutines with HTTP/2",
+        bound: SHARED,
+        start: || {
+            start(|address| Target::Http2 { address, tls: false }, &[("MODE", "h2c"), ("LOCK_THREAD", "1")])
+        },
+    },
+    Server {
+        name: "go-h2",
+        model: "goroutines with HTTP/2 over crypto/tls in the process",
+        bound: SHARED,
+        start: || {
+            start(|address| Target::Http2 { address, tls: true }, &[("MODE", "h2"), ("LOCK_THREAD", "1")])
+        },
+    },
+];
+
 fn start(
     target: fn(std::net::SocketAddr) -> Target,
     environment: &[(&str, &str)],

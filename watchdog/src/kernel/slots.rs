@@ -87,6 +87,7 @@ impl Kernel {
             patterns.mask_count += 1;
         }
 
+        self.streams.register(service, patterns, &keys);
         let mut rules: HashMap<_, Shared<EndpointKey>, u32> = self.opened(map::ENDPOINTS)?;
         let stale: Vec<EndpointKey> = rules
             .keys()
@@ -146,6 +147,7 @@ impl Kernel {
                 .set(u32::from(slot) * MAX_ENDPOINTS + endpoint, Shared(Habit::default()), 0)
                 .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
         }
+        self.streams.open_slot(slot);
         self.set_build_slot(slot, BuildSlot { service, active: 1 })?;
         self.open.insert(slot, (service, endpoint_count));
         Ok(())

@@ -14,6 +14,7 @@ fn opinion(direct_ms: f64, confidence: f64, answer: Answer) -> Opinion {
     Opinion {
         confidence: Some(confidence),
         estimate: EndpointEstimate {
+            uncharged: 0,
             endpoint: 1,
             requests: 1000,
             direct_mean_ns: Some(direct_ms * 1e6),
