@@ -101,9 +101,6 @@ const MOST_LIMIT: u32 = 1 << 20;
 pub fn begins_request(head: &[u8], len: usize) -> bool {
     /// The first field may come behind these.
     const PRIORITY_BYTES: usize = 5;
-    if len < 16 {
-        return false;
-    }
     let Some(first) = head.first_chunk::<16>() else { return false };
     let length = u32::from_be_bytes([0, first[0], first[1], first[2]]);
     let stream = u32::from_be_bytes([first[5], first[6], first[7], first[8]]);
@@ -118,7 +115,11 @@ pub fn begins_request(head: &[u8], len: usize) -> bool {
     }
     let behind = usize::from(first[4] & flag::PADDED != 0)
         + if first[4] & flag::PRIORITY != 0 { PRIORITY_BYTES } else { 0 };
-    let field = first[HEAD_BYTES as usize + behind];
+    let at = HEAD_BYTES as usize + behind;
+    if at >= len {
+        return false;
+    }
+    let field = first[at];
     // `:authority`, `:method`, `:path` and `:scheme` are the first seven of the static table.
     matches!(field, 0x81..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17)
 }

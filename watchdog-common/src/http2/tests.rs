@@ -108,7 +108,11 @@ fn a_payload_that_is_not_in_memory_is_passed_over() {
 
 #[test]
 fn a_request_in_mid_connection_is_told_from_other_protocols() {
-    let is = |bytes: &[u8]| begins_request(bytes, bytes.len());
+    let is = |bytes: &[u8]| {
+        let mut room = bytes.to_vec();
+        room.resize(512, 0);
+        begins_request(&room, bytes.len())
+    };
     let head = |first: &[u8]| {
         let mut payload = first.to_vec();
         payload.extend([0x86; 12]);
@@ -116,6 +120,10 @@ fn a_request_in_mid_connection_is_told_from_other_protocols() {
     };
     assert!(is(&frame_of(frame::HEADERS, 5, 7, &head(&[0x83]))));
     assert!(is(&frame_of(frame::HEADERS, 0x25, 7, &head(&[0, 0, 0, 0, 15, 0x82]))));
+    // All of it refers to what was sent before.
+    assert!(is(&frame_of(frame::HEADERS, 5, 7, &[0x82, 0x86, 0xbf, 0xbe])));
+    // The rest comes with the next call.
+    assert!(!is(&frame_of(frame::HEADERS, 5, 7, &head(&[0x83]))[..9]));
     // An answer begins with its status, a packet of uwsgi with the size of its variables.
     assert!(!is(&frame_of(frame::HEADERS, 4, 7, &head(&[0x88]))));
     assert!(!is(b"\0\x60\x01\0\x0c\0QUERY_STRING\0\0\x0e\0REQUEST_METHOD"));

@@ -177,6 +177,9 @@ impl Evidence {
                 " (estimated from CPU time and counts, as only {:.0} % of the time could be charged for certain)",
                 100.0 * confidence
             ),
+            (Record::Estimate, None) => {
+                " (estimated from CPU time and counts, as the requests came by HTTP/2)".to_owned()
+            }
             _ => String::new(),
         }
     }
@@ -295,6 +298,8 @@ mod tests {
             "build 9f3c needs 212 ms CPU per login request (at least 141 ms), budget 110 ms (estimated from CPU time \
              and counts, as only 41 % of the time could be charged for certain); 900 requests were enough"
         );
+        let counted = Evidence { confidence: None, ..estimated };
+        assert!(counted.sentence().contains("as the requests came by HTTP/2"), "{}", counted.sentence());
         let share = Evidence {
             budget: BudgetKind::HostShare { peak_rate: 40.0, max_share: 0.25 },
             projected_host_share: Some(2.121),

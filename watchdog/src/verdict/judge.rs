@@ -250,8 +250,12 @@ impl Judge {
         missing.extend(self.missing_of_estimates(records));
         if !self.endpoints.iter().any(|watched| judged(&watched)) {
             missing.push(Missing::Budget);
-        } else if self.requests() > 0 {
-            missing.push(Missing::Evidence { requests: self.requests() });
+            return missing;
+        }
+        let counted: u64 = self.endpoints.iter().map(|watched| watched.counted).sum();
+        let requests = self.engine.requests() + counted;
+        if requests > 0 {
+            missing.push(Missing::Evidence { requests });
         }
         missing
     }
