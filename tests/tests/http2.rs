@@ -102,6 +102,11 @@ fn go_over_tls_is_counted() {
 }
 
 #[test]
+fn debians_go_over_tls_is_counted() {
+    is_counted("go-debian-h2");
+}
+
+#[test]
 fn nginx_is_counted() {
     is_counted("nginx-h2c");
 }

@@ -140,6 +140,7 @@ pub mod program {
     pub const SCHED_PROCESS_EXIT: &str = "sched_process_exit";
     pub const INET_SOCK_SET_STATE: &str = "inet_sock_set_state";
     pub const SIGNAL_DELIVER: &str = "signal_deliver";
+    pub const CPU_CLOCK: &str = "cpu_clock";
     /// Core tier, kernel 6.3 and later.
     pub const SOCK_RECV_LENGTH: &str = "sock_recv_length";
     pub const SOCK_SEND_LENGTH: &str = "sock_send_length";

@@ -60,6 +60,9 @@ pub struct OngoingRequest {
     pub oncpu_ns: u64,
     /// Of that, what was used by threads that took up the work without an exact sign of whose it is.
     pub inferred_ns: u64,
+    /// On-CPU time so far as the clock saw it last, with what the thread held then that it looked at: a lower bound of
+    /// what the request has used, for requests that never let go of their CPU. 0 before the first look.
+    pub seen_ns: u64,
     pub start_mono_ns: u64,
     /// Last receive or send.
     pub last_mono_ns: u64,
@@ -72,8 +75,8 @@ pub struct OngoingRequest {
     /// [`RequestFlags`] bits.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<OngoingRequest>() == 56 && align_of::<OngoingRequest>() == 8);
-const _: () = assert!(offset_of!(OngoingRequest, identity) == 0 && offset_of!(OngoingRequest, flags) == 54);
+const _: () = assert!(size_of::<OngoingRequest>() == 64 && align_of::<OngoingRequest>() == 8);
+const _: () = assert!(offset_of!(OngoingRequest, identity) == 0 && offset_of!(OngoingRequest, flags) == 62);
 
 /// A place that holds no request.
 pub const VACANT: u64 = 0;

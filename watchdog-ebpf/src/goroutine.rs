@@ -9,12 +9,13 @@ use aya_ebpf::programs::BtfTracePointContext;
 use watchdog_common::abi::{MAX_ONGOING, RUNTIME_GO};
 use watchdog_common::types::RequestFlags;
 
+use crate::clock;
 use crate::counters;
 use crate::handover::{place_of, tag_of};
 use crate::maps::{Binding, ONGOING_GO, Request, Thread, process_of, thread_of};
 use crate::offsets::Task;
 use crate::registers::read_user;
-use crate::request::{charge, leave, ongoing};
+use crate::request::{charge, flush, leave, ongoing};
 use crate::sched::CARRIED_FIRST_NS;
 
 /// Go's signal to a thread whose goroutine has run long enough.
@@ -144,5 +145,9 @@ pub(crate) fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
     let since = thread.segment_mono_ns;
     look(thread, task, tgid, slot, false, since);
     charge(thread);
+    // The goroutine goes on elsewhere, and may end its request before this thread runs again.
+    if clock::is_certain(thread) {
+        flush(thread, slot);
+    }
     0
 }

@@ -86,12 +86,21 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
     }
 }
 
-/// A request of the endpoint was seen to give work away.
+/// Loops wake threads for other reasons too, such as the one that accepts their connections: only work that was given
+/// for certain and done shows a habit.
 #[inline(always)]
-fn hand(habit: &mut Habit) {
-    habit.handed += 1;
-    if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
-        habit.gives_away = 1;
+fn count_handed(thread: &mut Thread) {
+    if thread.role & Role::CERTAIN == 0 || thread.held_ns < LEAST_WORK_NS {
+        return;
+    }
+    thread.role &= !Role::CERTAIN;
+    if let Some(place) = ongoing(thread.request)
+        && let Some(habit) = habit_of(place.build_slot, place.endpoint)
+    {
+        habit.handed += 1;
+        if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
+            habit.gives_away = 1;
+        }
     }
 }
 
@@ -226,50 +235,61 @@ fn find_parked(tgid: u32) -> Option<Request> {
     None
 }
 
-/// Which request the work is for that a thread in a request gives to another thread. Loops wake each other for many
-/// reasons: only what is given `to_pool` shows a habit.
+/// What a thread gives to another one.
+pub(crate) struct Given {
+    pub(crate) request: Request,
+    /// There is hardly another request that the work may be for.
+    pub(crate) certain: bool,
+}
+
+/// Which request the work is for that a thread in a request gives to another thread, to one of a pool or to another loop.
 #[inline(always)]
-pub(crate) fn work_of(from: &mut Thread, tgid: u32, to_pool: bool) -> Option<Request> {
+pub(crate) fn work_of(from: &mut Thread, tgid: u32, to_pool: bool) -> Option<Given> {
+    let surely_not = |request| Some(Given { request, certain: false });
     // Event loops read several requests before they work on the first.
     if from.role & Role::RECEIVES != 0
         && let Some(request) = take_parked(tgid)
     {
-        return Some(request);
+        return surely_not(request);
     }
     if !from.request.is_some() || from.seen & u32::from(RequestFlags::ANSWERED) != 0 {
         return None;
     }
     if from.binding != Binding::OWN {
-        return (from.role & Role::DONE == 0 && ongoing(from.request).is_some()).then_some(from.request);
+        let works = from.role & Role::DONE == 0 && ongoing(from.request).is_some();
+        return if works { surely_not(from.request) } else { None };
     }
     let place = ongoing(from.request)?;
     let habit = habit_of(place.build_slot, place.endpoint)?;
     // A loop that has received several may work on any of them, and one that has received this one long ago may work
     // on what others received.
     let certain = from.reads <= 1 && now_ns().saturating_sub(place.last_mono_ns) < AT_ONCE_NS;
-    if place.flags & RequestFlags::HANDED == 0 {
+    if !certain && habit.gives_away == 0 {
+        return None;
+    }
+    if to_pool && place.flags & RequestFlags::HANDED == 0 {
         place.flags |= RequestFlags::HANDED;
-        enqueue(from.request, tgid);
-        if certain && to_pool {
-            hand(habit);
+        if habit.gives_away != 0 {
+            enqueue(from.request, tgid);
         }
         if from.reads != 0 {
             from.reads -= 1;
         }
     }
-    (certain || habit.gives_away != 0).then_some(from.request)
+    Some(Given { request: from.request, certain: certain && to_pool })
 }
 
 /// Gives a thread work for a request; `futex` is what it was woken from.
 #[inline(always)]
-pub(crate) fn inherit(to: &mut Thread, request: Request, futex: Option<u64>) {
-    if to.binding == Binding::INHERITED && to.request.identity() == request.identity() {
+pub(crate) fn inherit(to: &mut Thread, given: &Given, futex: Option<u64>) {
+    if to.binding == Binding::INHERITED && to.request.identity() == given.request.identity() {
         return;
     }
-    to.request = request;
+    to.request = given.request;
     to.binding = Binding::INHERITED;
     to.seen = 0;
-    to.role = to.role & !Role::DONE | Role::POOLED | Role::FRESH;
+    let certain = if given.certain { Role::CERTAIN } else { 0 };
+    to.role = to.role & !(Role::DONE | Role::CERTAIN) | Role::POOLED | Role::FRESH | certain;
     to.given_on = futex.unwrap_or(0);
 }
 
@@ -308,6 +328,7 @@ pub(crate) fn wait(thread: &mut Thread, tgid: u32, futex: u64) {
 /// took up without being woken.
 #[inline(always)]
 pub(crate) fn settle(thread: &mut Thread, tgid: u32) {
+    count_handed(thread);
     if thread.role & (Role::POOLED | Role::RECEIVES) != Role::POOLED || thread.held_ns < LEAST_WORK_NS {
         return;
     }
@@ -319,7 +340,7 @@ pub(crate) fn settle(thread: &mut Thread, tgid: u32) {
         thread.request = request;
         thread.binding = Binding::INFERRED;
         thread.seen = 0;
-        thread.role &= !Role::DONE;
+        thread.role &= !(Role::DONE | Role::CERTAIN);
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
 //! - [`streams`]: HTTP/2, whose requests are decoded and counted by the agent.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
+//! - [`clock`]: what requests have used that never let go of their CPU.
 //! - [`process`]: which processes are watched.
 //! - [`probe`], [`pool`], [`tls`], [`go_tls`]: the extra tier, user probes on pools and TLS libraries.
 #![no_std]
@@ -17,6 +18,7 @@
 )]
 
 mod bytes;
+mod clock;
 mod counters;
 mod elsewhere;
 mod endpoint;

@@ -35,13 +35,17 @@ pub(crate) fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     let new = Task(ctx.arg::<*const u8>(1));
     let child = new.tgid();
+    if is_go(process) {
+        // As in `sched_waking`.
+        if child == parent && thread_of_or_new(new).is_none() {
+            counters::lost(Loss::TaskStorage);
+        }
     // A thread or a program that is started in the middle of a request works for it.
-    if !is_go(process)
-        && let Some(from) = thread_of(task)
-        && let Some(request) = work_of(from, parent, true)
+    } else if let Some(from) = thread_of(task)
+        && let Some(given) = work_of(from, parent, true)
         && let Some(to) = thread_of_or_new(new)
     {
-        inherit(to, request, None);
+        inherit(to, &given, None);
     }
     if child != parent {
         set_process(child, process);

@@ -38,6 +38,7 @@ pub(crate) mod call {
     pub(crate) const READV: u64 = 19;
     pub(crate) const WRITEV: u64 = 20;
     pub(crate) const CLOSE: u64 = 3;
+    pub(crate) const NANOSLEEP: u64 = 35;
     pub(crate) const SENDFILE: u64 = 40;
     pub(crate) const SHUTDOWN: u64 = 48;
     pub(crate) const SENDTO: u64 = 44;

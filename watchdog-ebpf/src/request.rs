@@ -22,16 +22,19 @@ pub(crate) fn now_ns() -> u64 {
 pub(crate) fn charge(thread: &mut Thread) -> u64 {
     let now = now_ns();
     let since = thread.segment_mono_ns;
+    // SAFETY: an aligned field of a live value. Volatile, to be written before what the segment held: see `clock`.
+    unsafe { (&raw mut thread.segment_mono_ns).write_volatile(now) };
     if since != 0 {
         // Clocks of two CPUs may differ by a little.
         if now >= since {
-            thread.held_ns += now - since;
+            let held = thread.held_ns + (now - since);
+            // SAFETY: as above.
+            unsafe { (&raw mut thread.held_ns).write_volatile(held) };
             thread.slice_charged_ns += now - since;
         } else {
             counters::lost(Loss::ClockStep);
         }
     }
-    thread.segment_mono_ns = now;
     now
 }
 
@@ -221,6 +224,7 @@ pub(crate) fn begin(
     };
     request.oncpu_ns = 0;
     request.inferred_ns = 0;
+    request.seen_ns = 0;
     request.start_mono_ns = now;
     request.last_mono_ns = now;
     request.sequence = connection.request.sequence;

@@ -5,6 +5,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 use watchdog_common::abi::SLOT_MASK;
 use watchdog_common::types::{Loss, RequestFlags};
 
+use crate::clock;
 use crate::counters;
 use crate::goroutine::{is_go, look};
 use crate::handover::{
@@ -17,6 +18,8 @@ use crate::offsets::Task;
 use crate::registers::{SystemCall, call};
 use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
 
+/// Of a thread that has used so much without a pause, in nanoseconds, it is known whose work it does.
+const LONG_NS: u64 = 200_000_000;
 /// Kept for the next request without a sign that it concerns one, in nanoseconds.
 const CARRIED_UNSEEN_NS: u64 = 50_000;
 /// Kept with a sign by a thread that has not received any request.
@@ -91,7 +94,7 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
     let exec_ns = total_ns.wrapping_sub(start_ns);
     counters::process_time(slot, exec_ns);
     let Some(thread) = thread else {
-        of_nobody(task, slot, exec_ns);
+        of_nobody(task, process, exec_ns);
         return;
     };
     if is_go(process) {
@@ -115,13 +118,22 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
     thread.segment_mono_ns = 0;
     if sleeps {
         went_idle(thread, leaving);
+    } else if thread.request.is_some()
+        && (is_go(process) || thread.held_ns >= LONG_NS)
+        && clock::is_certain(thread)
+    {
+        // A request that never sleeps would not be charged before its end, and a goroutine may end its request on another
+        // thread before this one runs again.
+        flush(thread, slot);
     }
 }
 
-/// Time of a thread that works for no request.
+/// Time of a thread that works for no request. Go's runtime has a thread that looks after the others every 20 us and
+/// threads that look for work, which sleep in between as no handler does.
 #[inline(always)]
-fn of_nobody(task: Task, slot: u16, ns: u64) {
-    if is_housekeeping(task) {
+fn of_nobody(task: Task, process: u16, ns: u64) {
+    let slot = process & SLOT_MASK;
+    if is_housekeeping(task) || is_go(process) && SystemCall::of(task).number == call::NANOSLEEP {
         counters::shared(slot, ns);
     } else {
         counters::unattributed(slot, ns);
@@ -132,7 +144,8 @@ fn of_nobody(task: Task, slot: u16, ns: u64) {
 /// connections: accepting and closing them, agreeing on keys. Little is also kept without such a sign, as not every one
 /// can be seen; not more, as a thread that polls while nobody comes would save up for one request.
 #[inline(always)]
-fn carry(thread: &mut Thread, task: Task, slot: u16) {
+fn carry(thread: &mut Thread, task: Task, process: u16) {
+    let slot = process & SLOT_MASK;
     let held = thread.held_ns;
     if thread.role & (Role::PASSES | Role::RECEIVES) == Role::PASSES {
         thread.held_ns = 0;
@@ -153,7 +166,7 @@ fn carry(thread: &mut Thread, task: Task, slot: u16) {
     counters::kept(slot, kept);
     thread.held_ns = 0;
     if held != kept {
-        of_nobody(task, slot, held - kept);
+        of_nobody(task, process, held - kept);
     }
 }
 
@@ -177,7 +190,7 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         settle(thread, tgid);
     }
     if !thread.request.is_some() {
-        carry(thread, task, slot);
+        carry(thread, task, process);
         return;
     }
     let Some(flags) = flush(thread, slot) else {
@@ -219,11 +232,18 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     let waker = Task::current();
     let tgid = waker.tgid();
     let process = process_of(tgid);
-    if process == 0 || is_go(process) {
+    if process == 0 {
         return 0;
     }
     let woken = Task(ctx.arg::<*const u8>(0));
     if woken.tgid() != tgid {
+        return 0;
+    }
+    if is_go(process) {
+        // It may go on with a goroutine that began on another thread, without ever receiving anything itself.
+        if thread_of_or_new(woken).is_none() {
+            counters::lost(Loss::TaskStorage);
+        }
         return 0;
     }
     // Interrupts wake threads too, in whosever context they come.
@@ -270,13 +290,13 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     if !busy
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
-        && let Some(request) = work_of(from, tgid, !is_loop)
+        && let Some(given) = work_of(from, tgid, !is_loop)
     {
         let Some(to) = thread_of_or_new(woken) else {
             counters::lost(Loss::TaskStorage);
             return 0;
         };
-        inherit(to, request, futex);
+        inherit(to, &given, futex);
     }
     if is_loop
         && futex.is_none()

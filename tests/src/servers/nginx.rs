@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::{EXACT, Role, Running, Server, free_port, installed, program};
+use super::{EXACT, Role, Running, Server, certificate, free_port, installed, program};
 use crate::load::Target;
 
 /// nginx itself as the server: it answers from its settings and from a file, which it sends without reading it.
@@ -51,10 +51,19 @@ impl Backend {
 /// Starts nginx on the port of the running server's target; `server` is where the application server listens, as
 /// `IP:PORT` or `unix:PATH`.
 pub(super) fn front(running: &mut Running, backend: Backend, server: &str) -> anyhow::Result<()> {
-    let Target::Tcp(address) = running.target else {
-        anyhow::bail!("nginx listens on a TCP port in these tests, not on {:?}", running.target);
-    };
     let folder = running.folder();
+    let listen = match running.target {
+        Target::Tcp(address) => format!("listen {address};"),
+        Target::Tls(address) => {
+            let (certificate, key) = certificate(folder)?;
+            format!(
+                "listen {address} ssl; ssl_certificate {}; ssl_certificate_key {};",
+                certificate.display(),
+                key.display()
+            )
+        }
+        ref other => anyhow::bail!("nginx listens on a TCP port in these tests, not on {other:?}"),
+    };
     // What the file of that name in nginx's own package holds: an unpacked nginx has none in its place.
     let parameters = "\
         uwsgi_param QUERY_STRING $query_string;\n\
@@ -72,7 +81,7 @@ pub(super) fn front(running: &mut Running, backend: Backend, server: &str) -> an
         uwsgi_param SERVER_NAME $server_name;\n";
     std::fs::write(folder.join("uwsgi_params"), parameters).context("writing uwsgi_params")?;
     let backend_is = format!("upstream backend {{ server {server}; }}");
-    let to_backend = format!("listen {address};\n        location / {{ {}; }}", backend.directive());
+    let to_backend = format!("{listen}\n        location / {{ {}; }}", backend.directive());
     let path = write_settings(folder, &backend_is, &to_backend)?;
     let mut command = Command::new(nginx()?);
     command.arg("-p").arg(folder).arg("-c").arg(&path).args(["-e", "stderr"]);

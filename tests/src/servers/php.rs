@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-use super::{EXACT, Role, Running, Server, application, free_port, installed, program};
+use super::{EXACT, Role, Running, Server, application, certificate, free_port, installed, program};
 use crate::load::Target;
 
 pub(super) const SERVERS: &[Server] = &[
@@ -34,6 +34,12 @@ pub(super) const SERVERS: &[Server] = &[
         model: "one process does one connection at a time",
         bound: EXACT,
         start: || apache(bcrypt_cost()),
+    },
+    Server {
+        name: "apache-mod-php-tls",
+        model: "one process does one connection at a time; TLS ends in it",
+        bound: EXACT,
+        start: || apache_with(site_tls(bcrypt_cost())?),
     },
 ];
 
@@ -122,14 +128,21 @@ pub fn php_fpm(listen: Listen, bcrypt_cost: u32) -> anyhow::Result<Running> {
 
 /// Apache prefork with PHP inside, with the release `first` in service.
 pub fn apache(bcrypt_cost: u32) -> anyhow::Result<Running> {
-    let (mut running, port) = site(bcrypt_cost)?;
+    apache_with(site(bcrypt_cost)?)
+}
+
+fn apache_with((mut running, port): (Running, u16)) -> anyhow::Result<Running> {
     let folder = running.folder().to_owned();
     // It gives up root.
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).context("opening the folder")?;
     // A link's target is asked for at every request: the module has nobody before it that does.
     let own = "opcache.revalidate_path = 1\nrealpath_cache_size = 0\n";
     write(&folder, "php.ini", &format!("{}{own}", ini()?))?;
-    write(&folder, "apache.conf", &apache_conf(&folder, port)?)?;
+    let tls = match running.target {
+        Target::Tls(_) => Some(certificate(&folder)?),
+        _ => None,
+    };
+    write(&folder, "apache.conf", &apache_conf(&folder, port, tls.as_ref())?)?;
     let mut apache = Command::new(program("apache2", &["/usr/sbin/apache2"])?);
     // When it ends, it ends its whole process group.
     apache.process_group(0);
@@ -140,8 +153,16 @@ pub fn apache(bcrypt_cost: u32) -> anyhow::Result<Running> {
 
 /// A folder with the release `first`, and a port.
 fn site(bcrypt_cost: u32) -> anyhow::Result<(Running, u16)> {
+    site_at(Target::Tcp, bcrypt_cost)
+}
+
+fn site_tls(bcrypt_cost: u32) -> anyhow::Result<(Running, u16)> {
+    site_at(Target::Tls, bcrypt_cost)
+}
+
+fn site_at(target: fn(SocketAddr) -> Target, bcrypt_cost: u32) -> anyhow::Result<(Running, u16)> {
     let port = free_port()?;
-    let running = Running::new(Target::Tcp((Ipv4Addr::LOCALHOST, port).into()))?;
+    let running = Running::new(target((Ipv4Addr::LOCALHOST, port).into()))?;
     let first = Release { folder: running.folder(), name: "first" };
     first.lay_out(bcrypt_cost)?;
     first.serve()?;
@@ -228,7 +249,8 @@ fn nginx_conf(folder: &Path, port: u16, pass: &str) -> String {
     )
 }
 
-fn apache_conf(folder: &Path, port: u16) -> anyhow::Result<String> {
+/// With `tls`, a certificate and its key, all is encrypted.
+fn apache_conf(folder: &Path, port: u16, tls: Option<&(PathBuf, PathBuf)>) -> anyhow::Result<String> {
     let modules = Path::new("/usr/lib/apache2/modules");
     let php = versioned(&[modules.to_owned()], "libphp", ".so")?;
     let mut text = String::new();
@@ -237,6 +259,17 @@ fn apache_conf(folder: &Path, port: u16) -> anyhow::Result<String> {
         writeln!(text, "LoadModule {name}_module {}", file.display())?;
     }
     writeln!(text, "LoadModule php_module {}", php.display())?;
+    if let Some((certificate, key)) = tls {
+        for name in ["socache_shmcb", "ssl"] {
+            writeln!(text, "LoadModule {name}_module {}", modules.join(format!("mod_{name}.so")).display())?;
+        }
+        writeln!(
+            text,
+            "SSLEngine on\nSSLCertificateFile {}\nSSLCertificateKeyFile {}",
+            certificate.display(),
+            key.display()
+        )?;
+    }
     let folder = folder.display();
     write!(
         text,

@@ -41,6 +41,12 @@ pub(super) const SERVERS: &[Server] = &[
         start: nginx_gunicorn,
     },
     Server {
+        name: "nginx-tls-gunicorn",
+        model: "TLS ends in nginx; gunicorn-sync behind nginx, over HTTP",
+        bound: EXACT,
+        start: nginx_tls_gunicorn,
+    },
+    Server {
         name: "uvicorn-pool",
         model: "asyncio's loop; logins in its default executor",
         bound: SHARED,
@@ -133,8 +139,17 @@ fn gunicorn_postgres() -> anyhow::Result<Running> {
 }
 
 fn nginx_gunicorn() -> anyhow::Result<Running> {
+    before_gunicorn(Target::Tcp(free_address()?))
+}
+
+fn nginx_tls_gunicorn() -> anyhow::Result<Running> {
+    before_gunicorn(Target::Tls(free_address()?))
+}
+
+/// nginx that is reached at `target`, before gunicorn.
+fn before_gunicorn(target: Target) -> anyhow::Result<Running> {
     let behind = free_address()?;
-    let mut running = Running::new(Target::Tcp(free_address()?))?;
+    let mut running = Running::new(target)?;
     running.start("gunicorn", Role::Server, &mut Gunicorn::Sync.command(behind)?)?;
     nginx::front(&mut running, Backend::Http, &behind.to_string())?;
     running.ready()

@@ -95,6 +95,8 @@ impl Role {
     pub(crate) const TENDS: u32 = 1 << 5;
     /// It passes connections on to other processes: what it does serves all of them.
     pub(crate) const PASSES: u32 = 1 << 6;
+    /// There is hardly another request that the work it was given may be for.
+    pub(crate) const CERTAIN: u32 = 1 << 7;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

@@ -1,11 +1,15 @@
 //! Loading and attaching: tiers are tried, never inferred from a version number.
 
-use aya::programs::{BtfTracePoint, FExit};
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::{BtfTracePoint, FExit, PerfEvent};
+use aya::util::online_cpus;
 use aya::{Btf, Ebpf, EbpfLoader};
 use watchdog_common::abi::{ABI_VERSION, global, map, program};
 
 use super::{KernelError, KernelOptions, KernelReport, OBJECT, Tier, offsets};
 
+/// At what runs on each CPU.
+const LOOKS_PER_SECOND: u64 = 20;
 const PRIVILEGE: &str = "run as root, or with CAP_BPF and CAP_PERFMON";
 
 pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, KernelReport), KernelError> {
@@ -48,6 +52,10 @@ pub(super) fn load(options: &KernelOptions, hash_key: u64) -> Result<(Ebpf, Kern
         report.attached.push(name.to_owned());
     }
     attach_sockets(&mut ebpf, &btf, options.only_tier, &mut report)?;
+    match attach_clock(&mut ebpf) {
+        Ok(()) => report.attached.push(program::CPU_CLOCK.to_owned()),
+        Err(why) => report.degraded.push((program::CPU_CLOCK.to_owned(), why)),
+    }
     Ok((ebpf, report))
 }
 
@@ -128,6 +136,20 @@ fn attach_fexit(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<(), String> {
     let program: &mut FExit = program_of(ebpf, name)?;
     program.load(name, btf).map_err(|error| chain(&error))?;
     program.attach().map(drop).map_err(|error| chain(&error))
+}
+
+/// Without it, requests that do not end are known by what the scheduler's switches tell.
+fn attach_clock(ebpf: &mut Ebpf) -> Result<(), String> {
+    let program: &mut PerfEvent = program_of(ebpf, program::CPU_CLOCK)?;
+    program.load().map_err(|error| chain(&error))?;
+    let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+    for cpu in online_cpus().map_err(|(what, error)| format!("{what}: {error}"))? {
+        let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+        program
+            .attach(clock, scope, SamplePolicy::Frequency(LOOKS_PER_SECOND), false)
+            .map_err(|error| chain(&error))?;
+    }
+    Ok(())
 }
 
 fn program_of<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>

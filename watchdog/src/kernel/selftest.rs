@@ -10,22 +10,30 @@ use super::{Kernel, KernelError};
 
 const BURN: Duration = Duration::from_millis(4);
 /// How often the figures are compared, a millisecond or more apart, before they count as different.
-const ATTEMPTS: u32 = 200;
+const LOOKS: u32 = 200;
+/// A few slices in a thousand begin unseen: one that does must not stop the agent, a wrong offset misses every one.
+const ATTEMPTS: u32 = 3;
 
 impl Kernel {
     pub(super) fn self_test(&mut self) -> Result<(), KernelError> {
         let tgid = std::process::id();
         self.occupy(SELF_TEST_SLOT, 0, 0)?;
         self.watch(tgid, SELF_TEST_SLOT);
-        let (own_before, seen_before) = self.figures()?;
-        // A thread of its own, so that it is switched out for good; on a busy machine that may take a while.
-        std::thread::scope(|scope| scope.spawn(burn).join()).unwrap_or_default();
         let (mut own, mut seen) = (Duration::ZERO, Duration::ZERO);
-        let agrees = (0..ATTEMPTS).any(|_| {
-            let Ok((own_after, seen_after)) = self.figures() else { return false };
-            (own, seen) = (own_after.saturating_sub(own_before), seen_after.saturating_sub(seen_before));
-            seen > own.mul_f64(0.7) && seen < own.mul_f64(1.3) + Duration::from_millis(2)
-        });
+        let mut agrees = false;
+        for _ in 0..ATTEMPTS {
+            let (own_before, seen_before) = self.figures()?;
+            // A thread of its own, so that it is switched out for good; on a busy machine that may take a while.
+            std::thread::scope(|scope| scope.spawn(burn).join()).unwrap_or_default();
+            agrees = (0..LOOKS).any(|_| {
+                let Ok((own_after, seen_after)) = self.figures() else { return false };
+                (own, seen) = (own_after.saturating_sub(own_before), seen_after.saturating_sub(seen_before));
+                seen > own.mul_f64(0.7) && seen < own.mul_f64(1.3) + Duration::from_millis(2)
+            });
+            if agrees {
+                break;
+            }
+        }
         self.unwatch(tgid);
         self.close_slot(SELF_TEST_SLOT)?;
         if !agrees {

@@ -10,13 +10,15 @@ use anyhow::{Context as _, Result};
 use super::folder;
 use crate::paths;
 use crate::process::{self, Progress};
-use crate::setup::{Component, Get, Step, find_any};
+use crate::setup::{Component, Get, Step, find_any, install};
 
 const LOG: &str = "setup.log";
 /// Beside what was made: a copy of what it was made from.
 const STAMP: &str = "made-from.txt";
 /// Debian's sources of Go libraries, laid out as a GOPATH.
 const GO_LIBRARIES: &str = "/usr/share/gocode";
+/// A Go toolchain of today.
+const GO_TOOLCHAIN: &str = "tests/apps/go/requirements.txt";
 const TOMCAT: &str = "/usr/share/java/tomcat10-catalina.jar";
 pub(super) const STEPS: &[Step] = &[
     Step {
@@ -57,9 +59,25 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         component: Component::Servers,
         name: "Go application",
-        why: "the tests watch a real net/http server",
+        why: "the tests watch a real net/http server, built as Debian does",
         find: || GO.found(),
         get: Get::With(|progress| GO.make(progress)),
+    },
+    Step {
+        component: Component::Servers,
+        name: "Go toolchain of today",
+        why: "its scheduler and its crypto/tls differ from those of Debian's Go",
+        find: || install::python_packages(GO_TOOLCHAIN, &folder("go-toolchain")),
+        get: Get::With(|progress| {
+            install::install_python_packages(GO_TOOLCHAIN, &folder("go-toolchain"), progress)
+        }),
+    },
+    Step {
+        component: Component::Servers,
+        name: "Go application of today",
+        why: "the tests watch a real net/http server",
+        find: || GO_TODAY.found(),
+        get: Get::With(|progress| GO_TODAY.make(progress)),
     },
     Step {
         component: Component::Servers,
@@ -72,7 +90,10 @@ pub(super) const STEPS: &[Step] = &[
 
 /// An application of tests/apps that is compiled to somewhere below the target folder.
 struct Application {
+    /// Of the folder that it is made in.
     name: &'static str,
+    /// The folder of the sources below tests/apps.
+    from: &'static str,
     sources: &'static [&'static str],
     /// Below the folder of the same name in the servers' folder.
     product: &'static str,
@@ -82,13 +103,23 @@ struct Application {
 
 const JAVA: Application = Application {
     name: "java",
+    from: "java",
     sources: &["Shop.java", "tomcat.args"],
     product: "Shop.class",
     command: javac,
 };
-const GO: Application = Application { name: "go", sources: &["main.go"], product: "shop", command: go_build };
+const GO: Application =
+    Application { name: "go", from: "go", sources: &["main.go"], product: "shop", command: go_build };
+const GO_TODAY: Application = Application {
+    name: "go-today",
+    from: "go",
+    sources: &["main.go", "requirements.txt"],
+    product: "shop",
+    command: go_build_today,
+};
 const AXUM: Application = Application {
     name: "axum",
+    from: "axum",
     sources: &["Cargo.toml", "Cargo.lock", "src/main.rs"],
     product: "release/axum-shop",
     command: cargo_build,
@@ -96,7 +127,7 @@ const AXUM: Application = Application {
 
 impl Application {
     fn folder(&self) -> PathBuf {
-        paths::root().join("tests/apps").join(self.name)
+        paths::root().join("tests/apps").join(self.from)
     }
 
     fn made(&self) -> PathBuf {
@@ -157,7 +188,15 @@ fn go() -> Option<String> {
 
 /// With Debian's libraries instead of modules from a proxy.
 fn go_build(sources: &Path, made: &Path) -> Command {
-    let mut command = Command::new("go");
+    go_build_with(Path::new("go"), sources, made)
+}
+
+fn go_build_today(sources: &Path, made: &Path) -> Command {
+    go_build_with(&folder("go-toolchain").join("bin/go"), sources, made)
+}
+
+fn go_build_with(go: &Path, sources: &Path, made: &Path) -> Command {
+    let mut command = Command::new(go);
     command
         .args(["build", "-o"])
         .arg(made.join("shop"))
@@ -166,6 +205,7 @@ fn go_build(sources: &Path, made: &Path) -> Command {
         .env("GO111MODULE", "off")
         .env("GOPROXY", "off")
         .env("GOFLAGS", "")
+        .env("GOTOOLCHAIN", "local")
         .env("GOPATH", GO_LIBRARIES)
         .env("GOCACHE", made.join("cache"));
     command
