@@ -105,8 +105,7 @@ pub fn begins_request(head: &[u8], len: usize) -> bool {
     let length = u32::from_be_bytes([0, first[0], first[1], first[2]]);
     let stream = u32::from_be_bytes([first[5], first[6], first[7], first[8]]);
     let known = flag::END_STREAM | flag::END_HEADERS | flag::PADDED | flag::PRIORITY;
-    if length > LEAST_LIMIT
-        || length < 2
+    if !(2..=LEAST_LIMIT).contains(&length)
         || first[3] != frame::HEADERS
         || first[4] & !known != 0
         || stream & 1 == 0

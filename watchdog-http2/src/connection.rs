@@ -12,6 +12,8 @@ use crate::hpack::{Decoder, Fields, Path};
 const MOST_HEAD_BYTES: usize = 64 * 1024;
 /// Requests that are under way at the same time. Servers allow 100 to 250.
 const MOST_PENDING: usize = 1024;
+/// Requests that one gap can stand for.
+const MOST_MISSED: u32 = 1024;
 
 /// Which endpoint a request of a build slot is for.
 pub type Resolve<'a> = &'a dyn Fn(u16, u64, &[u8]) -> u16;
@@ -112,7 +114,7 @@ impl Connection {
     /// Of the streams in between, at most as many were requests as pieces are missing.
     fn count_missed(&mut self, piece: &StreamPiece, missed: u32, ended: &mut Vec<Request>) {
         let between = (piece.stream - self.last_stream) / 2;
-        for step in 1..between.min(missed.saturating_add(1)).min(MOST_PENDING as u32) {
+        for step in 1..between.min(missed.saturating_add(1)).min(MOST_MISSED) {
             self.begin(piece, self.last_stream + 2 * step, ended);
         }
     }
@@ -154,13 +156,11 @@ impl Connection {
 
     /// A head is complete.
     fn complete(&mut self, piece: &StreamPiece, resolve: Resolve<'_>, ended: &mut Vec<Request>) {
-        let fields = match self.head.take() {
-            Some(head) => self.decoder.decode(&head).ok(),
-            None => {
-                self.decoder.forget();
-                None
-            }
-        };
+        let fields = self.head.take().map(|head| self.decoder.decode(&head));
+        if fields.is_none() {
+            self.decoder.forget();
+        }
+        let fields = fields.and_then(Result::ok);
         let Some(at) = self.pending.iter().position(|pending| pending.stream == piece.stream) else { return };
         let pending = &mut self.pending[at];
         // Trailers come later, and say nothing of the kind.

@@ -24,7 +24,7 @@ const ENTRY_BYTES: u64 = 32;
 const STATIC_ENTRIES: u64 = 61;
 
 /// Length of each name in the static table.
-const STATIC_NAME_BYTES: [u8; STATIC_ENTRIES as usize] = [
+const STATIC_NAME_BYTES: [u8; 61] = [
     10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13,
     12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3,
     16,
