@@ -4,6 +4,7 @@
 //! machine meets both; the figures are ratios of such pairs, with their spread.
 
 mod agent;
+mod engine;
 mod load;
 mod report;
 mod rows;
@@ -66,6 +67,8 @@ enum Part {
     Throughput,
     /// CPU and memory of the agent.
     Agent,
+    /// Nanoseconds of the decision engine per sample and component; by itself it needs no root.
+    Engine,
     /// Every server of the tests, OpenTelemetry and bpftrace beside it, idle connections, unwatched processes.
     Rows,
 }
@@ -109,6 +112,11 @@ const QUICK_ROWS: [&str; 2] = ["context-switches", "gunicorn-sync"];
 const CHEAP_US: u64 = 20;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.parts == [Part::Engine] && args.only.is_empty() && !args.list {
+        setup::ensure(&[Component::Build])?;
+        println!("\n{}", engine::told(&engine::measure(args.quick)?));
+        return Ok(ExitCode::SUCCESS);
+    }
     ensure!(
         nix::unistd::geteuid().is_root(),
         "attaching kernel programs needs root; build first, then run: sudo --preserve-env cargo xtask bench"
@@ -151,6 +159,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if bench.does(Part::Agent) {
         report.agent = Some(bench.agent()?);
+    }
+    if bench.does(Part::Engine) && !args.quick {
+        report.engine = engine::measure(false)?;
     }
     if bench.does(Part::Rows) {
         (report.rows, report.failed) = bench.rows(args)?;

@@ -76,6 +76,18 @@ pub(crate) fn release_programs() -> Result<Vec<PathBuf>> {
     Ok(built(&["build", "--release", "--bins"])?.programs)
 }
 
+/// Builds one example of the library and returns its path: of all packages the library and what it needs are built, with
+/// the features that the other commands choose.
+pub(crate) fn example(name: &str, release: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--example", name];
+    if release {
+        arguments.push("--release");
+    }
+    let programs = built(&arguments)?.programs;
+    let program = programs.into_iter().find(|path| path.file_name().is_some_and(|file| file == name));
+    program.with_context(|| format!("the build made no example {name}"))
+}
+
 fn built(arguments: &[&str]) -> Result<Built> {
     let mut command = command(arguments);
     command.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());

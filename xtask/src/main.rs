@@ -11,6 +11,7 @@ mod process;
 mod setup;
 mod test;
 mod toolchain;
+mod vectors;
 mod vm;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Setup(setup::Args),
     Test(test::Args),
+    Vectors(vectors::Args),
     Vm(vm::Args),
 }
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vectors(args) => vectors::run(&args),
         Command::Vm(args) => vm::run(&args),
     };
     outcome.unwrap_or_else(|error| {

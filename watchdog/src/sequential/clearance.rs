@@ -2,36 +2,53 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::process::{BETS, STAKE};
+use super::bets::{Bets, LANES, Lanes};
+use super::process::power;
 
 /// Grows while requests are cheaper than their limit. Cleared at `1/beta`.
 ///
 /// A cap is unavoidable here: without an upper bound no finite number of requests proves a mean small. What is cleared is
 /// the mean of capped requests, so the cap has to suit the traffic: see [`cap_for_clearing`].
+///
+/// Only requests without a declared warm-up may be settled here: a limit that was widened for them proves nothing of the
+/// limit itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Clearance {
-    capital: [f64; BETS.len()],
+    #[serde(default)]
+    bets: Bets,
+    capital: Vec<Lanes>,
     cap: f64,
     requests: u64,
     cleared_after: Option<u64>,
 }
 
 impl Clearance {
-    /// `cap`: in multiples of the limit, more than 1.
+    /// With the usual bets. `cap`: in multiples of the limit, more than 1.
     pub fn new(cap: f64) -> Self {
-        assert!(cap > 1.0, "a cap of {cap} times the limit cannot tell over from under");
-        Self { capital: [STAKE; BETS.len()], cap, requests: 0, cleared_after: None }
+        Self::with_bets(Bets::default(), cap)
     }
 
-    /// `count` requests of `z` times their limit; cleared at the first time the capital is `bar` or more.
+    /// The same with a grid of one's own.
+    pub fn with_bets(bets: Bets, cap: f64) -> Self {
+        assert!(cap > 1.0, "a cap of {cap} times the limit cannot tell over from under");
+        let capital = bets.share_lanes().to_vec();
+        Self { bets, capital, cap, requests: 0, cleared_after: None }
+    }
+
+    /// `count` requests of `z` times their limit; cleared at the first time the capital is `bar` or more. What is no
+    /// number from 0 on is passed over.
+    ///
+    /// Looking once after equal requests misses nothing: the capital is convex in their number, and cleared is what it is
+    /// at the end of the group, never sooner.
     pub fn settle(&mut self, z: f64, count: u64, min_requests: u64, bar: f64) {
-        self.requests += count;
+        if z.is_nan() || z < 0.0 {
+            return;
+        }
+        self.requests = self.requests.saturating_add(count);
         let saved = (1.0 - z.min(self.cap)) / (self.cap - 1.0);
-        for (capital, bet) in self.capital.iter_mut().zip(BETS) {
-            let factor = 1.0 + bet * saved;
-            // Groups are small or rare; a loop keeps the bits of a replay independent of the grouping.
-            for _ in 0..count {
-                *capital = (*capital * factor).clamp(1e-280, 1e200);
+        for (group, bets) in self.capital.iter_mut().zip(self.bets.lanes()) {
+            for lane in 0..LANES {
+                group[lane] = held(group[lane], 1.0 + bets[lane] * saved, count);
             }
         }
         if self.cleared_after.is_none() && self.requests >= min_requests && self.value() >= bar {
@@ -41,13 +58,27 @@ impl Clearance {
 
     /// The evidence for "within budget".
     pub fn value(&self) -> f64 {
-        self.capital.iter().sum()
+        self.capital.iter().flatten().sum()
+    }
+
+    /// Requests that were settled.
+    pub fn requests(&self) -> u64 {
+        self.requests
     }
 
     /// Requests after which it was cleared, if it was.
     pub fn cleared_after(&self) -> Option<u64> {
         self.cleared_after
     }
+}
+
+/// A bettor's capital after `count` equal requests. A bettor without a share has none ever.
+fn held(capital: f64, factor: f64, count: u64) -> f64 {
+    if capital <= 0.0 {
+        return capital;
+    }
+    let product = if count == 1 { factor } else { power(factor, count) };
+    (capital * product).clamp(1e-280, 1e200)
 }
 
 /// The smallest cap, in multiples of the baseline's mean, above which at most 2 % of the baseline's CPU lies, and that
@@ -72,6 +103,30 @@ mod tests {
         // ln(8 * 100) / ln(1 + 0.95 / 8) = 59.6 when only the boldest bettor counts.
         assert!((50..=60).contains(&half.cleared_after().unwrap()), "{:?}", half.cleared_after());
         assert_eq!(twice.cleared_after(), None);
+    }
+
+    #[test]
+    fn groups_however_large_are_settled_at_once() {
+        let (mut at_once, mut singly) = (Clearance::new(5.0), Clearance::new(5.0));
+        for z in [0.4, 1.7, 0.0] {
+            at_once.settle(z, 300, 5, 100.0);
+            (0..300).for_each(|_| singly.settle(z, 1, 5, 100.0));
+        }
+        assert!((at_once.value() / singly.value() - 1.0).abs() < 1e-9);
+        at_once.settle(0.0, u64::MAX, 5, 100.0);
+        assert!(at_once.value().is_finite() && at_once.requests() == u64::MAX);
+    }
+
+    #[test]
+    fn what_is_no_figure_clears_nothing() {
+        let mut clearance = Clearance::new(5.0);
+        let before = clearance.clone();
+        for z in [f64::NAN, -1.0, f64::NEG_INFINITY] {
+            clearance.settle(z, 1000, 5, 100.0);
+        }
+        assert_eq!(clearance, before);
+        clearance.settle(f64::INFINITY, 1, 5, 100.0);
+        assert!(clearance.value() < before.value());
     }
 
     #[test]

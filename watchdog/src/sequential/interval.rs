@@ -1,6 +1,8 @@
 //! What the mean can be: an interval that holds whenever one looks, also at the moment of the verdict.
 
-use super::process::{BETS, STAKE};
+use serde::{Deserialize, Serialize};
+
+use super::bets::Bets;
 
 const LN_40: f64 = 3.688_879_454_113_936;
 
@@ -14,7 +16,7 @@ pub struct Weighted {
 
 /// Of the mean of capped requests, in multiples of the limit. Each side is wrong with probability 1/40 at most, over
 /// all times at which one might look, provided the mean does not change.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     pub lower: f64,
     pub upper: f64,
@@ -22,22 +24,35 @@ pub struct Interval {
 
 /// Logarithm of the evidence against "the mean is at most `mean`" from bets since the deploy.
 pub fn ln_evidence_above(values: &[Weighted], cap: f64, mean: f64) -> f64 {
-    ln_mixture(values.iter().map(|v| (v.low.min(cap) / mean - 1.0, v.count)))
+    ln_evidence_above_with(&Bets::default(), values, cap, mean)
+}
+
+/// The same with a grid of one's own.
+pub fn ln_evidence_above_with(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
+    ln_mixture(bets, values.iter().map(|v| (v.low.min(cap) / mean - 1.0, v.count)))
 }
 
 /// Logarithm of the evidence against "the mean of requests capped at `cap` is at least `mean`", `mean < cap`.
 pub fn ln_evidence_below(values: &[Weighted], cap: f64, mean: f64) -> f64 {
-    ln_mixture(values.iter().map(|v| ((mean - v.high.min(cap)) / (cap - mean), v.count)))
+    ln_evidence_below_with(&Bets::default(), values, cap, mean)
 }
 
-fn ln_mixture(gains: impl Iterator<Item = (f64, u64)>) -> f64 {
-    let mut sums = [libm::log(STAKE); BETS.len()];
+/// The same with a grid of one's own.
+pub fn ln_evidence_below_with(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
+    ln_mixture(bets, values.iter().map(|v| ((mean - v.high.min(cap)) / (cap - mean), v.count)))
+}
+
+fn ln_mixture(bets: &Bets, gains: impl Iterator<Item = (f64, u64)>) -> f64 {
+    let mut sums: Vec<f64> = bets.shares().map(libm::log).collect();
     for (gain, count) in gains {
-        for (sum, bet) in sums.iter_mut().zip(BETS) {
+        for (sum, bet) in sums.iter_mut().zip(bets.bets()) {
             *sum += count as f64 * libm::log1p(bet * gain);
         }
     }
     let largest = sums.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if largest.is_infinite() {
+        return largest;
+    }
     largest + libm::log(sums.iter().map(|sum| libm::exp(sum - largest)).sum())
 }
 
@@ -45,6 +60,11 @@ fn ln_mixture(gains: impl Iterator<Item = (f64, u64)>) -> f64 {
 ///
 /// Costs some hundred logarithms per value: for the moment of a verdict and for reports, not for every tick.
 pub fn interval(values: &[Weighted], cap: f64) -> Interval {
+    interval_with(&Bets::default(), values, cap)
+}
+
+/// The same with a grid of one's own.
+pub fn interval_with(bets: &Bets, values: &[Weighted], cap: f64) -> Interval {
     let count: u64 = values.iter().map(|v| v.count).sum();
     if count == 0 {
         return Interval { lower: 0.0, upper: cap };
@@ -52,32 +72,43 @@ pub fn interval(values: &[Weighted], cap: f64) -> Interval {
     let mean = |value: fn(&Weighted) -> f64| {
         values.iter().map(|v| value(v).min(cap) * v.count as f64).sum::<f64>() / count as f64
     };
-    Interval { lower: lower(values, cap, mean(|v| v.low)), upper: upper(values, cap, mean(|v| v.high)) }
+    Interval {
+        lower: lower(bets, values, cap, mean(|v| v.low)),
+        upper: upper(bets, values, cap, mean(|v| v.high)),
+    }
 }
 
 const SMALLEST: f64 = 1e-9;
 
-fn lower(values: &[Weighted], cap: f64, mean: f64) -> f64 {
+fn lower(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
     let (mut refuted, mut open) = (SMALLEST, mean.max(SMALLEST));
-    if ln_evidence_above(values, cap, refuted) < LN_40 {
+    if ln_evidence_above_with(bets, values, cap, refuted) < LN_40 {
         return 0.0;
     }
     while open - refuted > 1e-12 * open {
         // The geometric middle: the answer may be many orders of magnitude below the mean.
         let middle = libm::sqrt(refuted * open);
-        if ln_evidence_above(values, cap, middle) >= LN_40 { refuted = middle } else { open = middle }
+        if ln_evidence_above_with(bets, values, cap, middle) >= LN_40 {
+            refuted = middle
+        } else {
+            open = middle
+        }
     }
     refuted
 }
 
-fn upper(values: &[Weighted], cap: f64, mean: f64) -> f64 {
+fn upper(bets: &Bets, values: &[Weighted], cap: f64, mean: f64) -> f64 {
     let (mut open, mut refuted) = (mean.max(1e-12), cap * (1.0 - 1e-12));
-    if ln_evidence_below(values, cap, refuted) < LN_40 {
+    if ln_evidence_below_with(bets, values, cap, refuted) < LN_40 {
         return cap;
     }
     while refuted - open > 1e-12 * refuted {
         let middle = 0.5 * (open + refuted);
-        if ln_evidence_below(values, cap, middle) >= LN_40 { refuted = middle } else { open = middle }
+        if ln_evidence_below_with(bets, values, cap, middle) >= LN_40 {
+            refuted = middle
+        } else {
+            open = middle
+        }
     }
     refuted
 }

@@ -6,9 +6,13 @@
 //! while the budget holds, so by Ville's inequality `P(M ever reaches 1/alpha) <= alpha`: at every look, for ever,
 //! whatever the distribution, its variance, its tail or the rate of traffic.
 //!
-//! * [`Process`]: the stakes of one budget component; [`Clearance`]: the same for the opposite claim.
-//! * [`Engine`]: the weighted sum over all components of a deploy, with the verdict latched.
+//! * [`Process`]: the stakes of one budget component, with [`Bets`]; [`Clearance`]: the same for the opposite claim.
+//! * [`Engine`]: the weighted sum over all components of a deploy and the [`Pool`], with the verdict latched.
+//! * [`Standing`]: how things stand, as plain data; [`SinceStart`]: when a regression most likely began.
+//! * [`Collector`] and [`Summary`]: a host's part of the evidence, to be merged and applied elsewhere.
+//! * [`Log`]: what the engine was told, to come to the same state again.
 //! * [`Interval`]: what the mean can be, valid whenever one looks.
+//! * [`vectors`]: reference values from elsewhere.
 //! * [`stats`]: exact binomial and normal bounds for budgets that come from a baseline.
 //!
 //! Nothing here reads a clock or allocates per request. All transcendental functions come from `libm` in software, so a
@@ -19,21 +23,41 @@
 
 #![forbid(unsafe_code)]
 
+mod bets;
 mod clearance;
+mod component;
 mod engine;
 mod interval;
+mod late;
+mod layout;
+mod log;
 mod process;
+mod standing;
 pub mod stats;
+mod summary;
+mod tally;
+pub mod vectors;
 
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 pub(crate) mod workload;
 
+pub use bets::{BETS, Bets, InvalidBets, STAKE};
 pub use clearance::{Clearance, cap_for_clearing};
-pub use engine::{Component, Conditions, Crossing, Engine, InvalidComponents, Kind, Scope, Stratum};
-pub use interval::{Interval, Weighted, interval, ln_evidence_above, ln_evidence_below};
-pub use process::{BETS, Process, STAKE, released};
+pub use component::{Component, Conditions, InvalidComponents, Kind, Pool, PoolLimit, Scope, Stratum};
+pub use engine::{Carrier, Crossing, Engine, Floor, Stop, Unfinished};
+pub use interval::{
+    Interval, Weighted, interval, interval_with, ln_evidence_above, ln_evidence_above_with,
+    ln_evidence_below, ln_evidence_below_with,
+};
+pub use late::{SinceStart, Totals};
+pub use log::{Entry, Event, LOG_VERSION, Log, Recorder, ReplayError};
+pub use process::{Process, released};
+pub use standing::{Part, Standing};
+pub use summary::{
+    Collector, ComponentSummary, Factors, PoolSummary, SUMMARY_VERSION, Summary, SummaryMismatch,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,11 +76,22 @@ pub struct Parameters {
     pub min_requests: u64,
     /// So many arbitrary outliers per component cannot make evidence.
     pub outlier_allowance: usize,
+    /// The grid of bettors.
+    #[serde(default)]
+    pub bets: Bets,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { alpha: 1e-3, beta: 1e-2, first_stake: 0.5, cap: 50.0, min_requests: 5, outlier_allowance: 0 }
+        Self {
+            alpha: 1e-3,
+            beta: 1e-2,
+            first_stake: 0.5,
+            cap: 50.0,
+            min_requests: 5,
+            outlier_allowance: 0,
+            bets: Bets::default(),
+        }
     }
 }
 

@@ -2,12 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Shares of the capital that the bettors put on "over budget". A grid of eight costs `ln 8` of evidence against
-/// knowing the best bet beforehand; four or sixteen change the delay by less than 10 %.
-pub const BETS: [f64; 8] = [0.02, 0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.95];
-
-/// Each bettor's share of the capital.
-pub const STAKE: f64 = 1.0 / BETS.len() as f64;
+use super::bets::{Bets, LANES, Lanes};
 
 /// Below this a stake is lost; the next release revives it. Above [`CEILING`] it grows no further.
 const FLOOR: f64 = 1e-280;
@@ -21,26 +16,38 @@ pub fn released(second: u64, first: f64) -> f64 {
 /// A non-negative supermartingale from 1 while `E[z | past] <= 1` holds.
 ///
 /// With an outlier allowance `J`, row `j` holds the stakes after the worst at most `j` requests are left out, and the
-/// last row counts.
+/// last row counts. `z` is a finite number from 0 on: the engine lets nothing else in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Process {
-    rows: Vec<[f64; BETS.len()]>,
+    #[serde(default)]
+    bets: Bets,
+    /// Row after row, each of as many groups as the bets have.
+    rows: Vec<Lanes>,
     /// Of the last row.
     sum: f64,
 }
 
 impl Process {
-    /// Stakes `first_stake` of the capital.
+    /// Stakes `first_stake` of the capital, with the usual bets.
     pub fn new(first_stake: f64, outlier_allowance: usize) -> Self {
-        let row = [STAKE * first_stake; BETS.len()];
-        Self { rows: vec![row; outlier_allowance + 1], sum: row.iter().sum() }
+        Self::with_bets(Bets::default(), first_stake, outlier_allowance)
+    }
+
+    /// The same with a grid of one's own.
+    pub fn with_bets(bets: Bets, first_stake: f64, outlier_allowance: usize) -> Self {
+        let row: Vec<Lanes> =
+            bets.share_lanes().iter().map(|lanes| lanes.map(|share| share * first_stake)).collect();
+        let mut process = Self { bets, rows: row.repeat(outlier_allowance + 1), sum: 0.0 };
+        process.add_up();
+        process
     }
 
     /// Puts another share of the capital at stake; at most once a second.
     pub fn release(&mut self, share: f64) {
-        for row in &mut self.rows {
-            for stake in row {
-                *stake += STAKE * share;
+        let groups = self.bets.share_lanes();
+        for (row, shares) in self.rows.iter_mut().zip(groups.iter().cycle()) {
+            for (stake, part) in row.iter_mut().zip(shares) {
+                *stake += part * share;
             }
         }
         self.add_up();
@@ -58,15 +65,21 @@ impl Process {
 
     #[inline]
     fn settle_one(&mut self, z: f64) {
-        let factors = BETS.map(|bet| 1.0 + bet * (z - 1.0));
-        for j in (1..self.rows.len()).rev() {
-            let (before, from) = self.rows.split_at_mut(j);
-            for ((stake, left_out), factor) in from[0].iter_mut().zip(&before[j - 1]).zip(factors) {
-                *stake = bounded(*stake * factor).min(*left_out);
+        let groups = self.bets.lanes();
+        for (place, bets) in groups.iter().enumerate() {
+            let factors = bets.map(|bet| 1.0 + bet * (z - 1.0));
+            let mut at = self.rows.len() - groups.len() + place;
+            while at >= groups.len() {
+                let left_out = self.rows[at - groups.len()];
+                let row = &mut self.rows[at];
+                for lane in 0..LANES {
+                    row[lane] = bounded(row[lane] * factors[lane]).min(left_out[lane]);
+                }
+                at -= groups.len();
             }
-        }
-        for (stake, factor) in self.rows[0].iter_mut().zip(factors) {
-            *stake = bounded(*stake * factor);
+            for (stake, factor) in self.rows[at].iter_mut().zip(factors) {
+                *stake = bounded(*stake * factor);
+            }
         }
         self.add_up();
     }
@@ -74,14 +87,40 @@ impl Process {
     /// The general case: row `j` is the least that leaving out up to `j` of all requests can make of it, and of `count`
     /// equal ones it matters only how many are left out. Exact, because a stake grows with every earlier stake.
     fn settle_many(&mut self, z: f64, count: u64) {
-        for (k, bet) in BETS.iter().enumerate() {
-            let factor = 1.0 + bet * (z - 1.0);
-            for j in (0..self.rows.len()).rev() {
-                let mut least = f64::INFINITY;
-                for (left_out, source) in (0..=count).zip((0..=j).rev()) {
-                    least = least.min(bounded(self.rows[source][k] * power(factor, count - left_out)));
+        let groups = self.bets.lanes().len();
+        let rows = self.rows.len() / groups;
+        for group in 0..groups {
+            for lane in 0..LANES {
+                let factor = 1.0 + self.bets.lanes()[group][lane] * (z - 1.0);
+                for j in (0..rows).rev() {
+                    let mut least = f64::INFINITY;
+                    for (left_out, source) in (0..=count).zip((0..=j).rev()) {
+                        let stake = self.rows[source * groups + group][lane];
+                        least = least.min(bounded(stake * power(factor, count - left_out)));
+                    }
+                    self.rows[j * groups + group][lane] = least;
                 }
-                self.rows[j][k] = least;
+            }
+        }
+        self.add_up();
+    }
+
+    /// Settles the bets on all requests of a tick at once, whatever their order was: `ln` holds the sum of the logarithms
+    /// of each bettor's factors, and `largest` the `z` of the largest requests, the largest first, as many as may be left
+    /// out or all of them.
+    pub(super) fn settle_summary(&mut self, ln: &[f64], largest: &[f64]) {
+        let groups = self.bets.lanes().len();
+        let rows = self.rows.len() / groups;
+        for (k, (bet, ln)) in self.bets.bets().zip(ln).enumerate() {
+            let (group, lane) = (k / LANES, k % LANES);
+            for j in (0..rows).rev() {
+                let mut kept = *ln;
+                let mut least = grown(self.rows[j * groups + group][lane], kept);
+                for (z, source) in largest.iter().zip((0..j).rev()) {
+                    kept -= ln_factor(bet, *z);
+                    least = least.min(grown(self.rows[source * groups + group][lane], kept));
+                }
+                self.rows[j * groups + group][lane] = least;
             }
         }
         self.add_up();
@@ -93,9 +132,38 @@ impl Process {
         (1.0 - released) + self.sum
     }
 
-    fn add_up(&mut self) {
-        self.sum = self.rows.last().expect("there is a row for allowance 0").iter().sum();
+    /// Whether a stake is at the most that is counted: it was, or is, more than the value says.
+    pub fn is_full(&self) -> bool {
+        self.rows.iter().flatten().any(|&stake| stake >= CEILING)
     }
+
+    #[inline]
+    fn add_up(&mut self) {
+        let last = self.rows.len() - self.bets.lanes().len();
+        // In pairs: the additions need not wait for each other.
+        let pairs =
+            |row: &Lanes| ((row[0] + row[1]) + (row[2] + row[3])) + ((row[4] + row[5]) + (row[6] + row[7]));
+        self.sum = self.rows[last..].iter().map(pairs).sum();
+    }
+}
+
+/// Logarithm of what a bettor's stake is multiplied by. A stake that is lost altogether counts as multiplied by e^-1000,
+/// so that the sums stay numbers.
+#[inline]
+pub(super) fn ln_factor(bet: f64, z: f64) -> f64 {
+    libm::log1p(bet * (z - 1.0)).max(LN_LOST)
+}
+
+pub(super) const LN_LOST: f64 = -1000.0;
+
+/// A stake times `e^ln`, held within the bounds on the way as well.
+fn grown(mut stake: f64, mut ln: f64) -> f64 {
+    const STEP: f64 = 600.0;
+    while ln > STEP && stake > 0.0 && stake < CEILING {
+        stake = bounded(stake * libm::exp(STEP));
+        ln -= STEP;
+    }
+    bounded(stake * libm::exp(ln.min(STEP)))
 }
 
 #[inline]
@@ -105,7 +173,7 @@ fn bounded(stake: f64) -> f64 {
 
 /// `base` to the power `exponent` by repeated squaring, the same on every machine (`powi` promises no precision), and
 /// finite, so that a lost stake stays 0.
-fn power(mut base: f64, mut exponent: u64) -> f64 {
+pub(super) fn power(mut base: f64, mut exponent: u64) -> f64 {
     let mut product = 1.0;
     while exponent > 0 {
         if exponent & 1 == 1 {
@@ -119,6 +187,7 @@ fn power(mut base: f64, mut exponent: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bets::{BETS, STAKE};
     use super::*;
     use proptest::prelude::*;
 

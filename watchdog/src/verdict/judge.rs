@@ -12,7 +12,7 @@ use super::{
 use crate::aggregate::{Baseline, ClassAggregate, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
-use crate::sequential::{Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
+use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Weighted, interval};
 
 /// Judges one build of one service while it is on probation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,8 +57,8 @@ impl Judge {
             outlier_allowance: probation.outlier_allowance,
             ..Parameters::default()
         };
-        let Plan { endpoints, components, meanings } = Plan::new(service, host, baseline, &parameters);
-        let engine = Engine::new(parameters, components)
+        let Plan { endpoints, components, meanings, pool } = Plan::new(service, host, baseline, &parameters);
+        let engine = Engine::with_pool(parameters, components, pool)
             .expect("the plan's limits are positive and its weights sum to 1");
         let watched = |plan: EndpointPlan| {
             let known = baseline.and_then(|baseline| baseline.endpoint(&plan.name));
@@ -158,10 +158,15 @@ impl Judge {
     /// The direct evidence, as far as it is about endpoints whose direct figures are believed.
     fn exceeds_directly(&self, records: &[Option<Record>]) -> Option<Box<Evidence>> {
         let evidence = self.exceeds.clone()?;
-        if self.is_believed(&evidence.endpoint, records) {
+        // What the pool carried rests on every endpoint that feeds it.
+        let pooled = self.engine.stop().is_some_and(|stop| stop.carrier == Carrier::Pool);
+        let pool_is_believed = (1u16..)
+            .zip(records)
+            .all(|(index, record)| is_direct(record.as_ref()) || !self.engine.feeds_pool(index));
+        if self.is_believed(&evidence.endpoint, records) && (pool_is_believed || !pooled) {
             return Some(evidence);
         }
-        // The others by themselves: a part of the capital, so the bar holds for it too.
+        // The others by themselves, without the pool: a part of the capital, so the bar holds for it too.
         let value =
             |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
         let believed = (0..self.engine.components().len()).filter(|&index| {

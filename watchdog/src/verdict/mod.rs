@@ -30,6 +30,8 @@ mod record;
 mod second;
 
 #[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
 mod second_tests;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,17 @@
 //! From budgets and a baseline to what the engine is to bet on.
 //!
 //! Endpoints share the capital of a deploy equally, and so do the budgets of an endpoint: the average of e-processes is
-//! one again, whatever depends on whatever. (The note's other half, the product over all endpoints, which finds "all a
-//! little slower" sooner, is not built yet.)
+//! one again, whatever depends on whatever. It finds the one endpoint that is bad.
+//!
+//! Where two or more endpoints have a limit of their mean, half of the capital is on the pool instead: one process that
+//! all their requests feed, each in multiples of its own limit, which finds what makes everything a little slower. What a
+//! request is measured by there:
+//!
+//! * With `vs_baseline`, the mean limit of its outcome class, also when the endpoint has an absolute budget besides: the
+//!   finer of two limits that hold for it while all budgets are kept.
+//! * With an absolute budget of the mean only, that budget. Against the build the pool counts no further than a second one
+//!   in which each class is measured by what confirms that budget, as the component itself does.
+//! * An endpoint with quantile budgets only does not feed the pool: there is no limit of its mean.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +22,9 @@ use crate::aggregate::{
 };
 use crate::config::{EndpointConfig, ServiceConfig};
 use crate::model::{EndpointName, StatusClass};
-use crate::sequential::{Clearance, Component, Kind, Parameters, Scope, Stratum, cap_for_clearing};
+use crate::sequential::{
+    Clearance, Component, Kind, Parameters, Pool, PoolLimit, Scope, Stratum, cap_for_clearing,
+};
 
 /// Part of the false rollbacks that may come from a baseline that was itself unlucky.
 const BASELINE_ERROR_SHARE: f64 = 0.1;
@@ -22,6 +33,10 @@ const CLEARED_CPU_SHARE: f64 = 0.05;
 /// Parts of a class's capital: its mean, its p90, its p99.
 const MEAN_PART: f64 = 0.5;
 const QUANTILE_PART: f64 = 0.25;
+/// The pool's part of a deploy's capital, where there is a pool.
+const POOL_PART: f64 = 0.5;
+/// With a single endpoint the pool would be that endpoint's own process once more, or a coarser one.
+const LEAST_POOLED_ENDPOINTS: usize = 2;
 /// Without a baseline nothing is known of the tail.
 const WIDEST_CLEARING_CAP: f64 = 50.0;
 
@@ -34,6 +49,7 @@ pub(super) struct Plan {
     pub(super) components: Vec<Component>,
     /// Of each component.
     pub(super) meanings: Vec<Meaning>,
+    pub(super) pool: Option<Pool>,
 }
 
 /// One endpoint, with what was known of it before the build came.
@@ -89,7 +105,8 @@ impl Plan {
             .map(|known| EndpointLimits::classes_of(known.aggregate))
             .sum();
         let error = BASELINE_ERROR_SHARE * parameters.alpha / classes.max(1) as f64;
-        let mut plan = Self { endpoints: Vec::new(), components: Vec::new(), meanings: Vec::new() };
+        let pool = Some(Pool { weight: POOL_PART, limits: Vec::new() });
+        let mut plan = Self { endpoints: Vec::new(), components: Vec::new(), meanings: Vec::new(), pool };
         for (index, (config, known)) in (1u16..).zip(service.endpoints.iter().zip(known)) {
             let strictness = Strictness { ratio: 1.0, error, cap: parameters.cap };
             Builder { index, config, host, known, strictness, out: &mut plan }.build(baseline);
@@ -100,6 +117,12 @@ impl Plan {
 
     /// So far the weights sum to 1 within each budget.
     fn share_capital(&mut self) {
+        self.pool = self.pool.take().filter(|pool| {
+            let mut endpoints: Vec<u16> = pool.limits.iter().map(|limit| limit.scope.endpoint).collect();
+            endpoints.dedup();
+            endpoints.len() >= LEAST_POOLED_ENDPOINTS
+        });
+        let to_share = 1.0 - self.pool.as_ref().map_or(0.0, |pool| pool.weight);
         let budgets = |components: &[Component], endpoint: Option<u16>| -> f64 {
             let of =
                 components.iter().filter(|c| endpoint.is_none_or(|endpoint| c.scope.endpoint == endpoint));
@@ -113,7 +136,7 @@ impl Plan {
             .iter()
             .map(|component| {
                 let of_endpoint = budgets(&self.components, Some(component.scope.endpoint));
-                component.weight / of_endpoint / endpoints.len() as f64
+                to_share * component.weight / of_endpoint / endpoints.len() as f64
             })
             .collect();
         self.components.iter_mut().zip(shares).for_each(|(component, share)| component.weight = share);
@@ -191,6 +214,12 @@ impl Builder<'_, '_> {
         let Some((budget, limit_ns)) = stricter else { return };
         (endpoint.mean_limit_ns, endpoint.scale_ns) = (Some(limit_ns), Some(limit_ns));
         let confirmation = self.confirmation(limit_ns);
+        if confirmation.is_empty() {
+            self.pooled(None, limit_ns, limit_ns);
+        }
+        for stratum in &confirmation {
+            self.pooled(Some(stratum.class), limit_ns, stratum.limit);
+        }
         self.component(1.0, None, Kind::Mean, limit_ns, confirmation, budget, endpoint.baseline.clone());
         let pooled = self.known.as_ref().map(|known| known.aggregate.pooled(|_| true));
         endpoint.claims.push(mean_claim(None, limit_ns, pooled.as_ref()));
@@ -236,8 +265,12 @@ impl Builder<'_, '_> {
         };
         endpoint.ratio = Some(ratio);
         let budget = BudgetKind::VsBaseline { ratio };
+        // In place of the absolute budget's.
+        let index = self.index;
+        self.out.pool.iter_mut().for_each(|pool| pool.limits.retain(|l| l.scope.endpoint != index));
         for class in limits.classes {
             let own = Some(number(class.class));
+            self.pooled(own, class.mean_ns, class.mean_ns);
             let of_quantiles = QUANTILE_PART * class.quantiles.len() as f64;
             let rest_to_mean = MEAN_PART + 2.0 * QUANTILE_PART - of_quantiles;
             let known = self.known.as_ref().expect("there are limits");
@@ -268,6 +301,11 @@ impl Builder<'_, '_> {
         Some(EndpointLimits::new(known.aggregate, Strictness { ratio, ..self.strictness }))
     }
 
+    fn pooled(&mut self, class: Option<u8>, overall: f64, of_build: f64) {
+        let scope = Scope { endpoint: self.index, class };
+        self.out.pool.iter_mut().for_each(|pool| pool.limits.push(PoolLimit { scope, overall, of_build }));
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the fields of one row, each named at the caller")]
     fn component(
         &mut self,
@@ -296,7 +334,8 @@ fn mean_claim(
         Some((baseline, mean_ns)) => {
             let (cap, tail) = cap_for_clearing(|cap| baseline.share_above(cap * mean_ns));
             let reduced_ns = limit_ns * (1.0 - 2.0 * tail.min(0.25));
-            (reduced_ns, (cap * mean_ns / reduced_ns).max(2.0))
+            // At least twice the budget itself.
+            (reduced_ns, (cap * mean_ns).max(2.0 * limit_ns) / reduced_ns)
         }
         None => (limit_ns, WIDEST_CLEARING_CAP),
     };

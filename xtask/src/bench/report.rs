@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use super::agent::Probe;
+use super::engine;
 use super::rows::{self, Row};
 use super::statistics::Spread;
 use super::{AgentCost, Comparison, Switches};
@@ -30,6 +31,8 @@ pub(super) struct Report {
     /// Servers and the like, and the rows that could not be measured, with the reason.
     pub(super) rows: Vec<Row>,
     pub(super) failed: Vec<(String, String)>,
+    /// What a request costs the decision engine.
+    pub(super) engine: Vec<engine::Row>,
     pub(super) command: String,
     /// The machine was also used by others.
     pub(super) load_before: f64,
@@ -58,7 +61,7 @@ impl Report {
         let _ = self.write_probes(&mut text);
         let _ = self.write_comparisons(&mut text);
         let _ = self.write_agent(&mut text);
-        text + &rows::told_all(&self.rows, &self.failed)
+        text + &engine::told(&self.engine) + &rows::told_all(&self.rows, &self.failed)
     }
 
     fn write_probes(&self, text: &mut String) -> std::fmt::Result {

@@ -1,4 +1,5 @@
-use super::super::process::{BETS, STAKE};
+use super::super::bets::{BETS, STAKE};
+use super::super::component::{Kind, Scope, Stratum};
 use super::*;
 use proptest::prelude::*;
 
