@@ -7,9 +7,7 @@ use std::mem::size_of;
 use aya::maps::{MapData, RingBuf};
 use watchdog_common::abi::{ENDPOINT_OTHER, MAX_WILDCARD_MASKS};
 use watchdog_common::http::{PathHash, ends_path};
-use watchdog_common::types::{
-    Blind, EndpointKey, Loss, PIECE_BYTES, STREAM_EVENT_BYTES, ServicePatterns, StreamPiece,
-};
+use watchdog_common::types::{Blind, EndpointKey, Loss, STREAM_EVENT_BYTES, ServicePatterns, StreamPiece};
 use watchdog_http2::{Follower, Request};
 
 use super::Kernel;
@@ -23,13 +21,13 @@ pub(super) struct Streams {
     read: BTreeMap<u16, Read>,
 }
 
-/// What could be read of the traffic of a slot.
+/// What could be read of the traffic of a slot, in bytes.
 #[derive(Clone, Copy, Default)]
 struct Read {
-    /// Bytes of followed connections of which it is known, or not known yet, what they were for.
-    judged_bytes: u64,
-    readable_bytes: u64,
-    hidden_bytes: u64,
+    /// Of followed connections, of which it is known, or not known yet, what they were for.
+    judged: u64,
+    readable: u64,
+    hidden: u64,
 }
 
 /// Of all services, by their number.
@@ -112,15 +110,15 @@ impl Kernel {
                 None => (known, unknown + 1),
             });
         if let Some(unknown_share) = unknown.saturating_mul(1 << 16).checked_div(known + unknown) {
-            let bytes = blind.streams_bytes.saturating_sub(read.judged_bytes);
+            let bytes = blind.streams_bytes.saturating_sub(read.judged);
             let hidden = (bytes >> 16) * unknown_share + (((bytes & 0xffff) * unknown_share) >> 16);
-            read.judged_bytes = blind.streams_bytes;
-            read.hidden_bytes += hidden;
-            read.readable_bytes += bytes - hidden;
+            read.judged = blind.streams_bytes;
+            read.hidden += hidden;
+            read.readable += bytes - hidden;
         }
         Blind {
-            readable_bytes: blind.readable_bytes + read.readable_bytes,
-            http2_bytes: blind.http2_bytes + read.hidden_bytes,
+            readable_bytes: blind.readable_bytes + read.readable,
+            http2_bytes: blind.http2_bytes + read.hidden,
             ..blind
         }
     }
@@ -145,9 +143,7 @@ fn parse(item: &[u8]) -> Option<StreamPiece> {
     let used = item.len().min(whole.len());
     whole[..used].copy_from_slice(&item[..used]);
     // SAFETY: as long as a StreamPiece, for which any bits are valid; the read needs no alignment.
-    let mut told = unsafe { whole.as_ptr().cast::<StreamPiece>().read_unaligned() };
-    told.len = told.len.min(PIECE_BYTES as u16);
-    Some(told)
+    Some(unsafe { whole.as_ptr().cast::<StreamPiece>().read_unaligned() })
 }
 
 #[cfg(test)]
