@@ -103,17 +103,18 @@ impl Limits {
                 clippy::cast_sign_loss,
                 reason = "a request's nanoseconds"
             )]
-            good.record(StatusClass::ALL[usize::from(class)], ns as u64, 1, 0);
+            good.record(StatusClass::ALL[usize::from(class)], ns as u64, 1);
         }
-        let classes = EndpointLimits::classes_of(&good);
+        let classes = EndpointLimits::classes_of(&good, false);
         let error = BASELINE_ERROR_SHARE * parameters.alpha / classes as f64;
-        let limits = EndpointLimits::new(&good, Strictness { ratio, error, cap: parameters.cap });
+        let limits = EndpointLimits::new(&good, false, Strictness { ratio, error, cap: parameters.cap });
         let rest = u8::try_from(workload.outcomes.len()).expect("an endpoint has few outcomes");
         let number = |class: Option<StatusClass>| {
             let index = class.and_then(|class| StatusClass::ALL.iter().position(|other| *other == class));
             index.and_then(|index| u8::try_from(index).ok()).unwrap_or(rest)
         };
-        let own: Vec<u8> = limits.classes.iter().map(|class| number(class.class)).collect();
+        let own: Vec<u8> =
+            limits.classes.iter().map(|class| number(class.class.map(|key| key.class))).collect();
         let class_of = (0..rest).map(|class| if own.contains(&class) { class } else { rest }).collect();
         // As for a class, with the error of a budget by itself.
         let all = good.pooled(|_| true);

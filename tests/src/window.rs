@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use watchdog::clock::mono_ns;
-use watchdog::kernel::tick::Tick;
+use watchdog::kernel::tick::{StreamRequest, Tick};
 use watchdog::kernel::{EndpointPattern, Kernel};
 use watchdog_common::types::{Conservation, Loss, Sample};
 
@@ -149,6 +149,8 @@ pub struct Window {
 pub struct Seen {
     pub accounts: BTreeMap<u16, Account>,
     pub samples: Vec<Sample>,
+    /// Requests of HTTP/2, of all slots.
+    pub streams: Vec<StreamRequest>,
     pub losses: [u64; Loss::ALL.len()],
 }
 
@@ -173,13 +175,14 @@ fn read(kernel: &mut Kernel, slots: &[u16]) -> anyhow::Result<Seen> {
     ticks.add(kernel.tick(mono_ns())?);
     let accounts: anyhow::Result<_> =
         slots.iter().map(|slot| Ok((*slot, Account::read(kernel, *slot, &ticks)?))).collect();
-    Ok(Seen { accounts: accounts?, samples: ticks.samples, losses: ticks.losses })
+    Ok(Seen { accounts: accounts?, samples: ticks.samples, streams: ticks.streams, losses: ticks.losses })
 }
 
 /// What several ticks brought together.
 #[derive(Debug, Default)]
 pub struct Ticks {
     pub samples: Vec<Sample>,
+    pub streams: Vec<StreamRequest>,
     pub losses: [u64; Loss::ALL.len()],
     last: Vec<(u16, Conservation)>,
 }
@@ -187,6 +190,7 @@ pub struct Ticks {
 impl Ticks {
     pub fn add(&mut self, tick: Tick) {
         self.samples.extend(tick.samples);
+        self.streams.extend(tick.streams);
         for (sum, more) in self.losses.iter_mut().zip(tick.losses) {
             *sum += more;
         }

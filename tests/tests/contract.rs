@@ -83,6 +83,7 @@ fn maps() -> Vec<Map> {
         Map { name: map::NO_TAIL, kind: BPF_MAP_TYPE_PROG_ARRAY as u32, key: 4, value: Some(4), entries: 1 },
         storage(map::PACKETS, BPF_MAP_TYPE_SK_STORAGE as u32),
         ring(map::SAMPLES, abi::SAMPLE_RING_BYTES),
+        ring(map::STREAMS, abi::STREAM_RING_BYTES),
         ring(map::PROCESSES, abi::PROCESS_RING_BYTES),
         ring(map::LOG, abi::LOG_RING_BYTES),
     ]

@@ -33,6 +33,8 @@ pub const MAX_TLS_SERVED: u32 = 16_384;
 pub const SAMPLE_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the ring that carries [`crate::types::ProcessEvent`]s.
 pub const PROCESS_RING_BYTES: u32 = 1 << 18;
+/// Bytes of the ring that carries [`crate::types::StreamPiece`]s.
+pub const STREAM_RING_BYTES: u32 = 1 << 21;
 
 /// Bytes of the ring that carries the programs' log lines; the number is aya-log's.
 pub const LOG_RING_BYTES: u32 = 1 << 17;
@@ -121,6 +123,8 @@ pub mod map {
     pub const PACKETS: &str = "ONGOING_PACKET";
     /// Ring of [`crate::types::Sample`]s, drained on a timer.
     pub const SAMPLES: &str = "SAMPLES";
+    /// Ring of [`crate::types::StreamPiece`]s, drained on a timer.
+    pub const STREAMS: &str = "STREAMS";
     /// Ring of [`crate::types::ProcessEvent`]s, wakes the agent.
     pub const PROCESSES: &str = "PROCESSES";
     /// Ring of the programs' log lines, made and read by aya-log: debugging only, nothing is logged per request.

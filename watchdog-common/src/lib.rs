@@ -11,5 +11,6 @@ pub mod cgi;
 pub mod fastcgi;
 pub mod histogram;
 pub mod http;
+pub mod http2;
 pub mod types;
 pub mod uwsgi;

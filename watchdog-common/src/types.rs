@@ -215,13 +215,63 @@ pub struct Blind {
     pub readable_bytes: u64,
     /// TLS that no probe reads in clear.
     pub tls_bytes: u64,
+    /// HTTP/2 whose frames could not be followed.
     pub http2_bytes: u64,
+    /// HTTP/2 whose frames are followed: its requests are counted by the agent.
+    pub streams_bytes: u64,
     /// Of no known protocol. What came on connections that the process made itself is in none of these fields.
     pub unknown_bytes: u64,
     /// Received through `io_uring`.
     pub io_uring_bytes: u64,
 }
-const _: () = assert!(size_of::<Blind>() == 40 && align_of::<Blind>() == 8);
+const _: () = assert!(size_of::<Blind>() == 48 && align_of::<Blind>() == 8);
+
+/// Bytes of a request's head that one [`StreamPiece`] carries.
+pub const PIECE_BYTES: usize = 208;
+
+/// What a [`StreamPiece`] tells.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamEvent;
+impl StreamEvent {
+    /// Part of a request's head.
+    pub const PIECE: u16 = 0;
+    /// The answer on the stream is complete, or one side broke the stream off.
+    pub const END: u16 = 1;
+    /// What is sent cannot be followed for now: the ends of answers are not seen.
+    pub const UNENDED: u16 = 2;
+    /// The connection is closed.
+    pub const CLOSED: u16 = 3;
+}
+
+/// Something that concerns a request of HTTP/2. The ring's items are its first [`STREAM_EVENT_BYTES`], and the whole for
+/// pieces only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamPiece {
+    /// The connection's cookie, never used again while the host runs.
+    pub connection: u64,
+    pub mono_ns: u64,
+    pub tgid: u32,
+    pub stream: u32,
+    /// Number of the piece on its connection, from 0; a number that is missing is a piece that was lost. A connection
+    /// whose beginning was not seen begins with 1.
+    pub sequence: u32,
+    /// Bytes of the frame's whole payload, and of what is behind this piece of it.
+    pub length: u32,
+    pub left: u32,
+    pub _pad: u32,
+    pub build_slot: u16,
+    /// [`StreamEvent`]
+    pub event: u16,
+    /// Bytes in use of `bytes`.
+    pub len: u16,
+    /// Type and flags of the frame.
+    pub frame: u8,
+    pub flags: u8,
+    pub bytes: [u8; PIECE_BYTES],
+}
+pub const STREAM_EVENT_BYTES: usize = offset_of!(StreamPiece, bytes);
+const _: () = assert!(size_of::<StreamPiece>() == 256 && STREAM_EVENT_BYTES == 48);
 
 /// A process appeared, changed its program or ended.
 #[repr(C)]
@@ -295,7 +345,8 @@ losses! {
     IoUring = 8, "io_uring";
     /// An inbound connection that speaks TLS.
     Tls = 9, "tls";
-    /// An inbound connection that speaks HTTP/2 with prior knowledge.
+    /// A request on an HTTP/2 connection whose path could not be told, or an HTTP/2 connection that could not be
+    /// followed for a while.
     Http2 = 10, "http2";
     /// A connection whose first received bytes are no request of a known protocol.
     UnknownProtocol = 11, "unknown_protocol";
@@ -313,9 +364,12 @@ losses! {
     Multiplexed = 17, "multiplexed";
     /// A FastCGI or uwsgi connection whose records could not be followed any more.
     OutOfStep = 18, "out_of_step";
+    /// The ring for the heads of HTTP/2 requests was full: those on that connection are counted, but what they are for
+    /// may not be known from there on.
+    StreamRingFull = 19, "stream_ring_full";
 }
 /// Number of [`Loss`] reasons.
-pub const LOSS_REASONS: u32 = 19;
+pub const LOSS_REASONS: u32 = 20;
 const _: () = assert!(Loss::ALL.len() == LOSS_REASONS as usize);
 
 /// Losses of one build slot, by [`Loss`] as index; those of slot 0 could not be told to belong to any.

@@ -4,6 +4,7 @@
 //! - [`socket`], [`endpoint`], [`response`]: what is received and sent, and which request it belongs to.
 //! - [`handover`], [`goroutine`]: whose work a thread does that received no request itself.
 //! - [`packets`], [`fastcgi`], [`uwsgi`]: requests that come as records or packets and not as text.
+//! - [`streams`]: HTTP/2, whose requests are decoded and counted by the agent.
 //! - [`request`]: requests begin, are bound to threads, and are finished and counted.
 //! - [`clock`]: what requests have used that never let go of their CPU.
 //! - [`process`]: which processes are watched.
@@ -36,6 +37,7 @@ mod request;
 mod response;
 mod sched;
 mod socket;
+mod streams;
 mod tls;
 mod uwsgi;
 

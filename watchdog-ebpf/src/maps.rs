@@ -13,11 +13,12 @@ use aya_ebpf::macros::btf_map;
 use watchdog_common::abi;
 use watchdog_common::types::{
     Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, OngoingRequest, ProcessEvent, Sample, Series,
-    SeriesKey, ServicePatterns,
+    SeriesKey, ServicePatterns, StreamPiece,
 };
 
 pub(crate) use self::values::{
-    Binding, Connection, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Thread, TlsRead,
+    Binding, Connection, Direction, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Thread,
+    TlsRead,
 };
 use crate::go_tls::GoRead;
 use crate::goroutine::Goroutine;
@@ -106,6 +107,11 @@ pub(crate) static SLICE_SCRATCH: PerCpuArray<Slice, 1> = PerCpuArray::new();
 /// 26,000 samples: a tick of 100 ms holds them up to 260,000 watched requests per second.
 #[btf_map]
 pub(crate) static SAMPLES: RingBuf<Sample, { abi::SAMPLE_RING_BYTES as usize }> = RingBuf::new();
+
+/// 8,000 heads of HTTP/2 requests (two of them for one with many cookies), with as many ends of streams 6,700: a tick of
+/// 100 ms holds 60,000 such requests per second. Apart from [`SAMPLES`], so that neither fills the other's.
+#[btf_map]
+pub(crate) static STREAMS: RingBuf<StreamPiece, { abi::STREAM_RING_BYTES as usize }> = RingBuf::new();
 
 /// 8,000 events; a burst beyond is found by the agent's scan.
 #[btf_map]

@@ -18,7 +18,7 @@ use crate::registers::{Via, read_pair, read_user};
 use crate::socket::{Operation, Received, kind, phase};
 
 /// Pieces (records, parameters, headers) of one call that are looked at; a call that holds more than that is lost.
-const MAX_PIECES: u32 = 1 << 14;
+pub(crate) const MAX_PIECES: u32 = 1 << 14;
 
 /// Whether the connection, which begins with `head[..len]`, is of one of the two protocols: its kind.
 #[inline(always)]
@@ -58,7 +58,7 @@ pub(crate) struct Walk {
 impl Walk {
     /// False when the bytes cannot be read.
     #[inline(always)]
-    fn begin(&mut self, op: &Operation) -> bool {
+    pub(crate) fn begin(&mut self, op: &Operation) -> bool {
         // One after the other: what is not there of the first must not be carried along.
         let Some(first) = op.call.first_bytes(op.moved) else { return false };
         let Some((vector, vectors)) = op.call.further_bytes() else { return false };
@@ -113,6 +113,18 @@ impl Walk {
         self.address += u64::from(used);
         self.left = self.left.saturating_sub(u64::from(used));
         self.moved = self.moved.saturating_sub(u64::from(used));
+    }
+
+    /// Where the next byte lies in user memory.
+    #[inline(always)]
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Whether all bytes of the call were walked.
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        self.moved == 0
     }
 
     /// What is left does not matter.

@@ -16,6 +16,7 @@ use crate::maps::{Binding, Role};
 use crate::registers::read_user;
 use crate::request::{Cause, begin, bind, flush, ongoing};
 use crate::socket::{Operation, kind, phase};
+use crate::streams;
 
 /// How a response's end is told.
 mod framing {
@@ -64,6 +65,7 @@ pub(crate) fn send(op: &mut Operation, sk: Option<*const c_void>, failed: bool) 
             send_response(op, sk, failed);
         }
         kind::CLEARED => keep(op.thread, op.slot),
+        kind::HTTP2 if !failed => streams::follow_sent(op),
         _ => {}
     }
 }

@@ -9,6 +9,7 @@ use aya_ebpf::macros::{btf_tracepoint, fexit};
 use aya_ebpf::programs::{BtfTracePointContext, FExitContext};
 use watchdog_common::abi::{ENDPOINT_OTHER, HEAD_WINDOW, SLOT_MASK};
 use watchdog_common::http::{self, Opening};
+use watchdog_common::http2::begins_request;
 use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
 use crate::bytes::{read_window, reloaded};
@@ -23,9 +24,10 @@ use crate::maps::{
 };
 use crate::offsets::{self, Task};
 use crate::packets;
-use crate::registers::{Source, SystemCall, Via, read_user};
+use crate::registers::{Source, SystemCall, Via, read_u64, read_user};
 use crate::request::{Cause, begin, bind, charge, ongoing};
 use crate::response::on_send;
+use crate::streams;
 
 /// What a connection is.
 pub(crate) mod kind {
@@ -34,9 +36,10 @@ pub(crate) mod kind {
     pub(crate) const INBOUND: u32 = 1;
     /// To a database, a cache, a pipe between threads, or of an unknown protocol.
     pub(crate) const OTHER: u32 = 2;
-    /// Cannot be read: what follows a 101.
+    /// Cannot be read: what follows a 101, unless that is HTTP/2.
     pub(crate) const OPAQUE: u32 = 3;
     pub(crate) const TLS: u32 = 4;
+    /// Followed by [`crate::streams`] for what the agent makes of it.
     pub(crate) const HTTP2: u32 = 5;
     /// As `OTHER`, but the other side spoke first.
     pub(crate) const FOREIGN: u32 = 6;
@@ -152,8 +155,11 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if connection.kind != kind::OTHER && SystemCall::of(Task::current()).closes() {
         tend();
     }
+    if state == TCP_CLOSE && connection.kind == kind::HTTP2 {
+        streams::close(connection);
+    }
     if state == TCP_CLOSE
-        && !matches!(connection.kind, kind::OTHER | kind::OPAQUE | kind::CLEARED)
+        && !matches!(connection.kind, kind::OTHER | kind::OPAQUE | kind::CLEARED | kind::HTTP2)
         && let Some(request) = ongoing(connection.request)
     {
         request.flags |= RequestFlags::CLOSED;
@@ -260,6 +266,9 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     {
         op.connection.kind = if is_led(op.connection, sk, op.slot) { kind::JOINED } else { kind::UNKNOWN };
     }
+    if op.connection.kind == kind::OPAQUE && op.connection.phase == phase::RESPONSE {
+        look_behind_upgrade(op);
+    }
     let connection = &mut *op.connection;
     let mut request = match connection.kind {
         kind::JOINED => {
@@ -291,7 +300,23 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if matches!(op.connection.kind, kind::OTHER | kind::FOREIGN) && op.moved <= LONGEST_SIGN {
         op.thread.role |= Role::TOLD;
     }
-    count(op);
+    let followed = op.connection.kind == kind::HTTP2 && streams::follow_received(op);
+    count(op, followed);
+}
+
+/// The first bytes behind a 101 say whether the connection was upgraded to HTTP/2.
+///
+/// A function of its own, as its caller's stack is small.
+#[inline(never)]
+fn look_behind_upgrade(op: &mut Operation) {
+    op.connection.phase = phase::IDLE;
+    if let Some(bytes) = op.call.first_bytes(op.moved)
+        && bytes.len >= 8
+        && read_u64(bytes.address) == Some(http::method_code(b"PRI * HT"))
+    {
+        become_kind(op, kind::HTTP2);
+        streams::open(op.connection, Some(0));
+    }
 }
 
 /// Whether probes on the process's TLS library tell in clear what its sockets carry.
@@ -302,7 +327,7 @@ fn is_read_in_clear(tgid: u32) -> bool {
 
 /// Counts what was received by what can be made of it.
 #[inline(always)]
-fn count(op: &Operation) {
+fn count(op: &Operation, followed: bool) {
     let kind = op.connection.kind;
     let io_uring = op.call.via() == Via::IoUring;
     // What comes from elsewhere hides no request.
@@ -315,6 +340,7 @@ fn count(op: &Operation) {
             _ if io_uring => &raw mut (*blind).io_uring_bytes,
             kind::INBOUND | kind::FASTCGI | kind::UWSGI => &raw mut (*blind).readable_bytes,
             kind::TLS => &raw mut (*blind).tls_bytes,
+            kind::HTTP2 if followed => &raw mut (*blind).streams_bytes,
             kind::HTTP2 => &raw mut (*blind).http2_bytes,
             _ => &raw mut (*blind).unknown_bytes,
         }
@@ -428,7 +454,11 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
             keep(op.thread, op.slot);
         }
         Opening::Tls => not_a_request(op, kind::TLS, Loss::Tls, continued),
-        Opening::Http2 => not_a_request(op, kind::HTTP2, Loss::Http2, continued),
+        Opening::Http2 => speaks_streams(op, Some(kept as u32), continued),
+        Opening::Other if begins_request(&op.connection.head, len) => {
+            lost(Loss::Midstream);
+            speaks_streams(op, None, false);
+        }
         Opening::Other => match if packets { packets::recognise(op, len) } else { None } {
             Some(kind) if !continued => {
                 op.connection.kind = kind;
@@ -441,16 +471,29 @@ fn receive_head(op: &mut Operation, packets: bool) -> Received {
 }
 
 /// The bytes are no request: the connection is of another kind, or, on one that carried requests before, they are
-/// the rest of a body. A server of HTTP/2 may send its settings before it reads, so that the connection seemed to lead
-/// elsewhere; what only a client sends says that it does not.
+/// the rest of a body.
 #[inline(always)]
 fn not_a_request(op: &mut Operation, what: u32, reason: Loss, continued: bool) {
-    let mistaken = what == kind::HTTP2 && op.connection.kind == kind::OTHER;
-    if op.connection.kind == kind::UNKNOWN || continued || mistaken {
-        op.connection.kind = what;
-        op.connection.phase = phase::IDLE;
-        op.connection.sent = 0;
-        op.connection.expected = 0;
+    if op.connection.kind == kind::UNKNOWN || continued {
+        become_kind(op, what);
         lost(reason);
     }
+}
+
+/// The connection is of HTTP/2, as [`streams::open`] is told. A server may send its settings before it reads, so that
+/// the connection seemed to lead elsewhere; what only a client sends says that it does not.
+#[inline(always)]
+fn speaks_streams(op: &mut Operation, kept: Option<u32>, continued: bool) {
+    if matches!(op.connection.kind, kind::UNKNOWN | kind::OTHER | kind::FOREIGN) || continued {
+        become_kind(op, kind::HTTP2);
+        streams::open(op.connection, kept);
+    }
+}
+
+#[inline(always)]
+fn become_kind(op: &mut Operation, what: u32) {
+    op.connection.kind = what;
+    op.connection.phase = phase::IDLE;
+    op.connection.sent = 0;
+    op.connection.expected = 0;
 }

@@ -14,6 +14,7 @@ use crate::registers::{Source, read_u64};
 use crate::request::{charge, ongoing};
 use crate::response::send;
 use crate::socket::{Operation, kind, receive};
+use crate::streams;
 
 /// Each fails only when another CPU has just begun a session.
 const NUMBER_TRIES: u32 = 16;
@@ -100,7 +101,10 @@ pub(crate) fn close(hit: &Hit, session: u64) {
     let key = hit.key(session);
     let Some(connection) = ONGOING_TLS.get_ptr_mut(key) else { return };
     // SAFETY: a live map value; a session is used by one thread at a time.
-    let connection = unsafe { &*connection };
+    let connection = unsafe { &mut *connection };
+    if connection.kind == kind::HTTP2 {
+        streams::close(connection);
+    }
     if connection.kind == kind::INBOUND
         && let Some(request) = ongoing(connection.request)
     {

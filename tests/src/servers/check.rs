@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use watchdog::kernel::tick::StreamRequest;
 use watchdog::kernel::{EndpointPattern, Kernel};
 use watchdog_common::types::Loss;
 
@@ -86,6 +87,8 @@ pub struct Outcome {
     /// By the processes' own clocks.
     pub process_cpu_ns: u64,
     pub fronts: Vec<Front>,
+    /// Requests of HTTP/2 that the server's processes were seen to serve.
+    pub streams: Vec<StreamRequest>,
     pub losses: [u64; Loss::ALL.len()],
     pub report: LoadReport,
 }
@@ -168,6 +171,7 @@ impl Session {
             account,
             process_cpu_ns: process_cpu[0],
             fronts,
+            streams: seen.streams.into_iter().filter(|one| one.build_slot == self.watched.slot).collect(),
             losses: seen.losses,
             report,
         })

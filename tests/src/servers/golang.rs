@@ -1,6 +1,7 @@
 //! Go: net/http with bcrypt in the handler's goroutine. The runtime moves goroutines between threads as it likes, and
 //! has no clock of a goroutine's CPU time.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use super::{EXACT, Role, Running, SHARED, Server, free_port, installed};
@@ -40,13 +41,43 @@ pub(super) const SERVERS: &[Server] = &[
     },
 ];
 
+/// What `net/http` and its sister make of HTTP/2.
+pub(super) const HTTP2_SERVERS: &[Server] = &[
+    Server {
+        name: "go-h2c",
+        model: "goroutines with HTTP/2",
+        bound: SHARED,
+        start: || start(TODAY, http2, &[("MODE", "h2c"), ("LOCK_THREAD", "1")]),
+    },
+    Server {
+        name: "go-h2",
+        model: "goroutines with HTTP/2 over crypto/tls in the process",
+        bound: SHARED,
+        start: || start(TODAY, http2_in_tls, &[("MODE", "h2"), ("LOCK_THREAD", "1")]),
+    },
+    Server {
+        name: "go-debian-h2",
+        model: "goroutines with HTTP/2 over crypto/tls of Debian's Go in the process",
+        bound: SHARED,
+        start: || start(DEBIAN, http2_in_tls, &[("MODE", "h2"), ("LOCK_THREAD", "1")]),
+    },
+];
+
+fn http2(address: SocketAddr) -> Target {
+    Target::Http2 { address, tls: false }
+}
+
+fn http2_in_tls(address: SocketAddr) -> Target {
+    Target::Http2 { address, tls: true }
+}
+
 /// The same program by two toolchains.
 const TODAY: &str = "go-today/shop";
 const DEBIAN: &str = "go/shop";
 
 fn start(
     program: &str,
-    target: fn(std::net::SocketAddr) -> Target,
+    target: fn(SocketAddr) -> Target,
     environment: &[(&str, &str)],
 ) -> anyhow::Result<Running> {
     let address = ([127, 0, 0, 1], free_port()?).into();

@@ -61,15 +61,15 @@ pub fn all() -> impl Iterator<Item = &'static Server> {
     .flatten()
 }
 
-/// Servers whose requests the kernel programs do not see: they must say so, and guess nothing.
-pub fn unseen() -> impl Iterator<Item = &'static Server> {
-    node::HTTP2_SERVERS.iter()
+/// Servers of HTTP/2, whose requests are counted and not charged one by one: nothing may be guessed.
+pub fn counted() -> impl Iterator<Item = &'static Server> {
+    [node::HTTP2_SERVERS, golang::HTTP2_SERVERS, nginx::HTTP2_SERVERS].into_iter().flatten()
 }
 
 /// The server of that name.
 pub fn named(name: &str) -> anyhow::Result<&'static Server> {
     all()
-        .chain(unseen())
+        .chain(counted())
         .find(|server| server.name == name)
         .ok_or_else(|| anyhow::anyhow!("there is no server named {name}"))
 }

@@ -1,12 +1,36 @@
 //! nginx before an application server, as a reverse proxy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::{Role, Running, certificate, installed, program};
+use super::{EXACT, Role, Running, Server, certificate, free_port, installed, program};
 use crate::load::Target;
+
+/// nginx itself as the server: it answers from its settings and from a file, which it sends without reading it.
+pub(super) const HTTP2_SERVERS: &[Server] =
+    &[Server { name: "nginx-h2c", model: "one loop with HTTP/2", bound: EXACT, start: serve }];
+
+fn serve() -> anyhow::Result<Running> {
+    let address = ([127, 0, 0, 1], free_port()?).into();
+    let mut running = Running::new(Target::Http2 { address, tls: false })?;
+    let folder = running.folder();
+    std::fs::write(folder.join("report"), vec![b'r'; 300_000]).context("writing a file to serve")?;
+    let locations = format!(
+        "listen {address} http2;
+        root {};
+        location = /login {{ if ($content_length = 27) {{ return 401 no; }} return 200 yes; }}
+        location = /browse {{ return 200 articles; }}
+        location = /report {{ sendfile on; }}",
+        folder.display()
+    );
+    let path = write_settings(folder, "", &locations)?;
+    let mut command = Command::new(nginx()?);
+    command.arg("-p").arg(folder).arg("-c").arg(&path).args(["-e", "stderr"]);
+    running.start("nginx", Role::Server, &mut command)?;
+    running.ready()
+}
 
 /// How nginx speaks to what is behind it.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +80,17 @@ pub(super) fn front(running: &mut Running, backend: Backend, server: &str) -> an
         uwsgi_param SERVER_PORT $server_port;\n\
         uwsgi_param SERVER_NAME $server_name;\n";
     std::fs::write(folder.join("uwsgi_params"), parameters).context("writing uwsgi_params")?;
+    let backend_is = format!("upstream backend {{ server {server}; }}");
+    let to_backend = format!("{listen}\n        location / {{ {}; }}", backend.directive());
+    let path = write_settings(folder, &backend_is, &to_backend)?;
+    let mut command = Command::new(nginx()?);
+    command.arg("-p").arg(folder).arg("-c").arg(&path).args(["-e", "stderr"]);
+    running.start("nginx", Role::Front, &mut command)?;
+    Ok(())
+}
+
+/// Writes nginx's settings; `server` is what they say of its one server, `before` what comes before that.
+fn write_settings(folder: &Path, before: &str, server: &str) -> anyhow::Result<PathBuf> {
     // The worker must reach sockets and files in a folder that only this user may enter.
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?.name;
     let settings = format!(
@@ -72,21 +107,16 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    upstream backend {{ server {server}; }}
+    {before}
     server {{
-        {listen}
-        location / {{ {}; }}
+        {server}
     }}
 }}
-",
-        backend.directive()
+"
     );
     let path = folder.join("nginx.conf");
     std::fs::write(&path, settings).context("writing nginx's settings")?;
-    let mut command = Command::new(nginx()?);
-    command.arg("-p").arg(folder).arg("-c").arg(&path).args(["-e", "stderr"]);
-    running.start("nginx", Role::Front, &mut command)?;
-    Ok(())
+    Ok(path)
 }
 
 /// `NGINX`, the system's nginx, or the one that setup unpacked.

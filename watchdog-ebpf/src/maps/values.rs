@@ -3,7 +3,7 @@
 use core::mem::{offset_of, size_of};
 
 use watchdog_common::types::request_identity;
-use watchdog_common::{abi, cgi, fastcgi, uwsgi};
+use watchdog_common::{abi, cgi, fastcgi, http2, uwsgi};
 
 use crate::packets::Walk;
 
@@ -176,7 +176,7 @@ pub(crate) struct Connection {
     pub(crate) framing: u16,
     /// 1 for a HEAD request: its response tells a length, but has no body.
     pub(crate) no_body: u16,
-    /// On a connection to elsewhere the second half holds [`Owners`].
+    /// On a connection to elsewhere the second half holds [`Owners`], on one of HTTP/2 all of it [`Streams`].
     pub(crate) head: [u8; 2 * abi::HEAD_WINDOW],
 }
 
@@ -204,7 +204,45 @@ pub(crate) struct Owners {
 pub(crate) const OWNERS: usize = 16;
 const _: () = assert!(size_of::<Owners>() == abi::HEAD_WINDOW);
 
+/// Both directions of a connection of HTTP/2.
+#[repr(C)]
+pub(crate) struct Streams {
+    pub(crate) received: Direction,
+    pub(crate) sent: Direction,
+}
+const _: () = assert!(size_of::<Streams>() <= 2 * abi::HEAD_WINDOW);
+
+#[repr(C)]
+pub(crate) struct Direction {
+    /// Of the call that is looked at just now, with what is told of it.
+    pub(crate) walk: Walk,
+    pub(crate) connection: u64,
+    pub(crate) mono_ns: u64,
+    pub(crate) frames: http2::Frames,
+    pub(crate) tgid: u32,
+    pub(crate) slot: u32,
+    /// Number of the next piece of what is received; 1 where what is sent is not followed, and the agent knows it.
+    pub(crate) sequence: u32,
+    /// 1 for what is sent.
+    pub(crate) sent: u32,
+    /// Bytes to copy just now.
+    pub(crate) copied: u32,
+    pub(crate) _pad: u32,
+}
+
 impl Connection {
+    #[inline(always)]
+    pub(crate) fn streams(&mut self) -> &mut Streams {
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the buffer begins at a multiple of 8 (asserted below)"
+        )]
+        // SAFETY: not longer than the buffer; any bits are valid.
+        unsafe {
+            &mut *(&raw mut self.head).cast::<Streams>()
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn owners(&mut self) -> &mut Owners {
         #[expect(

@@ -4,6 +4,10 @@
 //! waits (timers, a supervisor's polling). The first seconds of a process are left out; a millisecond per process and
 //! second is allowed for the second.
 
+//!
+//! Requests of HTTP/2 are counted and not charged. Where there are any to speak of, the figure says nothing, and there is
+//! none: that no request goes unseen is told by what the service receives ([`super::hidden`]).
+
 use std::collections::VecDeque;
 
 use watchdog_common::types::Conservation;
@@ -17,6 +21,8 @@ const HOUSEKEEPING_NS_PER_SECOND: u64 = 1_000_000;
 const LEAST_CPU_NS: u64 = 100_000_000;
 /// Without a single request, this much CPU time in the window is more than waiting.
 const LEAST_CPU_WITHOUT_REQUESTS_NS: u64 = 1_000_000_000;
+/// So many of a hundred requests may be only counted without a word.
+const MOST_UNCHARGED_PER_CENT: u64 = 1;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
@@ -24,6 +30,8 @@ struct Second {
     at: u64,
     settled: Figures,
     starting: Figures,
+    /// Requests that were counted and not charged.
+    uncharged: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,13 +77,6 @@ impl Coverage {
         processes: u64,
         starting: bool,
     ) {
-        let at = mono_ns / 1_000_000_000;
-        if self.seconds.back().is_none_or(|last| last.at != at) {
-            self.seconds.push_back(Second { at, ..Second::default() });
-        }
-        while self.seconds.front().is_some_and(|first| first.at + WINDOW_SECONDS <= at) {
-            self.seconds.pop_front();
-        }
         let figures = Figures {
             process_ns: grown.process_ns,
             // What serves the runtime is accounted for, though no single request owns it.
@@ -83,15 +84,41 @@ impl Coverage {
             started: grown.started,
             housekeeping_ns: span_ns.saturating_mul(processes) / (1_000_000_000 / HOUSEKEEPING_NS_PER_SECOND),
         };
-        if let Some(second) = self.seconds.back_mut() {
-            if starting { &mut second.starting } else { &mut second.settled }.add(&figures);
-        }
+        let second = self.second(mono_ns);
+        if starting { &mut second.starting } else { &mut second.settled }.add(&figures);
     }
 
-    /// Attributed over total, 0 to 1; `None` while there is too little to judge by.
+    /// Requests that are counted and not charged.
+    pub(super) fn add_uncharged(&mut self, mono_ns: u64, requests: u64) {
+        self.second(mono_ns).uncharged += requests;
+    }
+
+    /// Of all requests, whether so many are only counted that the charged ones do not tell.
+    pub(super) fn is_uncharged(&self) -> bool {
+        let uncharged: u64 = self.seconds.iter().map(|second| second.uncharged).sum();
+        let started: u64 =
+            self.seconds.iter().map(|second| second.settled.started + second.starting.started).sum();
+        100 * uncharged > MOST_UNCHARGED_PER_CENT * (started + uncharged)
+    }
+
+    fn second(&mut self, mono_ns: u64) -> &mut Second {
+        let at = mono_ns / 1_000_000_000;
+        if self.seconds.back().is_none_or(|last| last.at != at) {
+            self.seconds.push_back(Second { at, ..Second::default() });
+        }
+        while self.seconds.front().is_some_and(|first| first.at + WINDOW_SECONDS <= at) {
+            self.seconds.pop_front();
+        }
+        self.seconds.back_mut().expect("one was just put there, and the newest is never too old")
+    }
+
+    /// Attributed over total, 0 to 1; `None` while there is too little to judge by, or where it says nothing.
     ///
     /// A service that is always starting (a process per request) is judged by all it did.
     pub(super) fn ratio(&self) -> Option<f64> {
+        if self.is_uncharged() {
+            return None;
+        }
         let (mut settled, mut all) = (Figures::default(), Figures::default());
         for second in &self.seconds {
             settled.add(&second.settled);
@@ -159,6 +186,18 @@ mod tests {
         }
         assert_eq!(idle.ratio(), None);
         assert_eq!(blind.ratio(), Some(0.0));
+    }
+
+    #[test]
+    fn where_requests_are_only_counted_it_says_nothing() {
+        let mut coverage = Coverage::default();
+        for second in 0..60 {
+            coverage.add(second * S, S, &grown(400, 200, 10), 0, false);
+        }
+        coverage.add_uncharged(59 * S, 6);
+        assert_eq!((coverage.is_uncharged(), coverage.ratio()), (false, Some(0.5)));
+        coverage.add_uncharged(59 * S, 100);
+        assert_eq!((coverage.is_uncharged(), coverage.ratio()), (true, None));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Kind {
     fn is(self) -> &'static str {
         match self {
             Self::Tls => "is TLS that ends in the service itself",
-            Self::Http2 => "is HTTP/2",
+            Self::Http2 => "is HTTP/2 whose requests cannot be told apart",
             Self::Unknown => "is of no protocol that can be read",
             Self::IoUring => "comes through io_uring, which cannot be read",
         }
@@ -45,7 +45,10 @@ impl Kind {
             Self::Tls => {
                 "let the agent read it in the TLS library (`uprobes` of the service), or end TLS in a proxy in front"
             }
-            Self::Http2 => "let the proxy in front speak HTTP/1.1 to the service",
+            Self::Http2 => {
+                "connections that are older than the agent are read once they are made anew; else let the proxy in \
+                 front speak HTTP/1.1 to the service"
+            }
             Self::Unknown => {
                 "set `protocol` if it is one that the agent knows; else this service cannot be measured"
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use watchdog_common::abi::ENDPOINT_OTHER;
 use watchdog_common::types::{Conservation, Loss, RequestFlags};
 
 use super::Agent;
@@ -78,6 +79,37 @@ impl Agent {
             judged.stale = true;
             let first = judged.first_end_mono_ns.get_or_insert(seen.end_mono_ns);
             *first = seen.end_mono_ns.min(*first);
+        }
+    }
+
+    /// Requests of HTTP/2: they are counted, for the estimate to tell what they cost.
+    pub(super) fn take_streams(&mut self, tick: &Tick) {
+        for request in &tick.streams {
+            let Some(slot) = self.slots.get(&request.build_slot) else { continue };
+            let service = &mut self.services[slot.service];
+            service.coverage.add_uncharged(tick.mono_ns, 1);
+            let Some(build) = service.builds.get_mut(&slot.build) else { continue };
+            // What it was for is not known: with those on no watched endpoint, it keeps the others' figures right.
+            let endpoint = request.endpoint.unwrap_or(ENDPOINT_OTHER);
+            if let Some(peak) = service.peaks.get_mut(usize::from(endpoint)) {
+                peak.count(1);
+            }
+            let requests = Requests {
+                endpoint,
+                began_mono_ns: request.began_mono_ns,
+                ended_mono_ns: request.ended_mono_ns,
+                count: 1,
+                direct_ns: 0,
+            };
+            build.second.counted(&requests);
+            if let Some(judged) = &mut build.judged
+                && endpoint != ENDPOINT_OTHER
+            {
+                judged.judge.count(endpoint, 1, request.ended_mono_ns);
+                judged.stale = true;
+                let first = judged.first_end_mono_ns.get_or_insert(request.ended_mono_ns);
+                *first = request.ended_mono_ns.min(*first);
+            }
         }
     }
 

@@ -162,6 +162,7 @@ impl Agent {
         if let Some(tick) = self.report("draining the kernel's maps", drained) {
             self.count_losses(&tick.losses, now_mono_ns);
             self.take_requests(&tick);
+            self.take_streams(&tick);
             self.take_cut_off(&tick.cut_off);
             self.look_at_unfinished(now_mono_ns);
             self.take_conservation(&tick.conservation, span_ns, now_mono_ns);

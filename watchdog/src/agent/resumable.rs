@@ -31,6 +31,9 @@ pub(super) enum Input {
     /// Counted and not bet on, as its surroundings were bad.
     #[serde(rename = "n")]
     Noted(u64, u64, u64, u16, Cell),
+    /// Counted without a figure: endpoint, count, end.
+    #[serde(rename = "t")]
+    Counted(u16, u64, u64),
     #[serde(rename = "x")]
     CutOff(UnderWay),
     /// Its verdict was dealt with.
@@ -115,6 +118,11 @@ impl Resumable {
         }
     }
 
+    /// Requests that are counted and not charged.
+    pub(super) fn count(&mut self, endpoint: u16, requests: u64, end_mono_ns: u64) {
+        self.take(Input::Counted(endpoint, requests, end_mono_ns));
+    }
+
     /// A request of the build that will never end.
     pub(super) fn cut_off(&mut self, request: UnderWay) {
         self.take(Input::CutOff(request));
@@ -187,6 +195,9 @@ impl Resumable {
             }
             Input::Noted(end_mono_ns, cpu_ns, count, endpoint, cell) => {
                 self.judge.note(&observation(end_mono_ns, cpu_ns, count, endpoint, cell));
+            }
+            Input::Counted(endpoint, requests, end_mono_ns) => {
+                self.judge.count(endpoint, requests, end_mono_ns)
             }
             Input::CutOff(request) => self.judge.cut_off(request),
             Input::Continued(endpoint, cell, cpu_ns) => self.judge.continuation(endpoint, cell, cpu_ns),

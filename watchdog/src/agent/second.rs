@@ -36,6 +36,8 @@ pub(super) struct Second {
     pub(super) opinions: Vec<Opinion>,
     /// Requests of the build that were lost for good.
     pub(super) lost: u64,
+    /// By endpoint: requests that were counted and not charged (HTTP/2).
+    pub(super) counted: Vec<u64>,
 }
 
 impl Second {
@@ -43,6 +45,23 @@ impl Second {
         if let Some(windows) = &mut self.windows {
             windows.ended(requests);
         }
+    }
+
+    /// Requests that have ended and are not charged.
+    pub(super) fn counted(&mut self, requests: &Requests) {
+        let index = usize::from(requests.endpoint);
+        if self.counted.len() <= index {
+            self.counted.resize(index + 1, 0);
+        }
+        self.counted[index] += requests.count;
+        if let Some(windows) = &mut self.windows {
+            windows.counted(requests);
+        }
+    }
+
+    /// Requests of an endpoint that were counted and not charged.
+    pub(super) fn uncharged(&self, endpoint: usize) -> u64 {
+        self.counted.get(endpoint).copied().unwrap_or(0)
     }
 
     pub(super) fn continued(&mut self, endpoint: u16, cpu_ns: u64) {

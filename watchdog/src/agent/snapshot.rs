@@ -99,6 +99,7 @@ impl Agent {
                 .map(|(kind, share)| ((*kind).to_owned(), *share))
                 .collect(),
             following: following.iter().map(ToString::to_string).collect(),
+            notes: notes(service),
             problems,
             open_incident: self.open_incident(index).map(ToString::to_string),
             builds: service.builds.iter().map(|(id, build)| self.build_status(index, id, build)).collect(),
@@ -220,6 +221,17 @@ fn peak_status(service: &Service, index: usize, endpoint: &EndpointConfig) -> Op
     })
 }
 
+fn notes(service: &Service) -> Vec<String> {
+    if !service.coverage.is_uncharged() {
+        return Vec::new();
+    }
+    vec![format!(
+        "Requests of {} come by HTTP/2: they are counted by endpoint and not charged one by one, so the estimate is the \
+         measure of record.",
+        service.config.name
+    )]
+}
+
 /// What keeps a service from being judged, and what to do.
 fn problems(service: &Service, coverage: Option<f64>, min_coverage: f64) -> Vec<String> {
     let mut problems = Vec::new();
@@ -273,7 +285,8 @@ fn endpoint_status(
     let of_baseline = baseline.and_then(|baseline| Some((baseline, baseline.endpoint(name)?)));
     EndpointStatus {
         endpoint: name.clone(),
-        requests: seen.map_or(0, EndpointAggregate::requests),
+        requests: seen.map_or(0, EndpointAggregate::requests) + build.second.uncharged(index),
+        uncharged_requests: build.second.uncharged(index),
         mean_cpu_seconds: seen.and_then(mean_seconds),
         p99_cpu_seconds: seen.and_then(p99_seconds),
         budget_mean_cpu_seconds: budget.mean_cpu.map(|limit| limit.as_secs_f64()),

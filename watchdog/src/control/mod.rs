@@ -127,6 +127,9 @@ pub struct ServiceStatus {
     /// Shares of the bytes that the service received lately and nobody can read, 0 to 1, by why.
     #[serde(default)]
     pub hidden: BTreeMap<String, f64>,
+    /// How it is measured, where that is not by each request.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What keeps the service from being judged or rolled back, and what to do about it.
     pub problems: Vec<String>,
     /// Id of the incident that is open.
@@ -183,6 +186,9 @@ pub struct EndpointStatus {
     pub endpoint: EndpointName,
     /// Requests of this build, since the agent started or the build was taken up.
     pub requests: u64,
+    /// Of these, what came by HTTP/2: counted, and its CPU time is known from the estimate only.
+    #[serde(default)]
+    pub uncharged_requests: u64,
     pub mean_cpu_seconds: Option<f64>,
     pub p99_cpu_seconds: Option<f64>,
     pub budget_mean_cpu_seconds: Option<f64>,

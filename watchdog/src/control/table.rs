@@ -64,6 +64,9 @@ fn service(text: &mut String, service: &ServiceStatus, width: usize) {
     for following in &service.following {
         wrap(text, following, "  ", "    ", width);
     }
+    for note in &service.notes {
+        wrap(text, note, "  ", "    ", width);
+    }
     for problem in &service.problems {
         loud(text, problem, "  ", width);
     }
@@ -388,6 +391,7 @@ mod tests {
     fn snapshot() -> StatusSnapshot {
         let endpoint = |name: &str| EndpointStatus {
             endpoint: name.into(),
+            uncharged_requests: 0,
             requests: 1234,
             mean_cpu_seconds: Some(0.0801),
             p99_cpu_seconds: Some(0.212),
@@ -433,6 +437,7 @@ mod tests {
                 coverage: Some(0.41),
                 min_coverage: 0.8,
                 hidden: [("tls".to_owned(), 0.62)].into(),
+                notes: Vec::new(),
                 problems: vec!["Only 41 % of the CPU time could be attributed to requests, 80 % are needed: nothing is judged. \
                                 Reason most often: TLS ends in the application itself."
                     .to_owned()],

@@ -47,7 +47,7 @@ fn service(status: &ServiceStatus) -> Check {
     const NAME: &str = "service";
     let hidden: f64 = status.hidden.values().sum();
     let coverage = status.coverage.map_or_else(
-        || "too little CPU time to tell the coverage".to_owned(),
+        || "how much of its CPU time could be charged to requests cannot be told".to_owned(),
         |coverage| format!("{:.0} % of its CPU time charged to requests", 100.0 * coverage),
     );
     let finding = format!(
@@ -56,6 +56,8 @@ fn service(status: &ServiceStatus) -> Check {
         status.processes,
         100.0 * hidden
     );
+    let finding =
+        if status.notes.is_empty() { finding } else { format!("{finding}. {}", status.notes.join(" ")) };
     if status.problems.is_empty() {
         return Check::ok(NAME, finding);
     }
@@ -77,6 +79,7 @@ mod tests {
             min_coverage: 0.8,
             hidden: [("tls".to_owned(), 0.62)].into(),
             following: Vec::new(),
+            notes: Vec::new(),
             problems: vec!["62 % of what web receives is TLS: let the agent read it.".to_owned()],
             open_incident: None,
             builds: Vec::new(),
@@ -88,8 +91,15 @@ mod tests {
             "web: 3 processes, 62 % of what it receives cannot be read, 40 % of its CPU time charged to requests"
         );
         assert!(check.remedy.unwrap().contains("let the agent read it"));
-        let well = ServiceStatus { problems: Vec::new(), hidden: [].into(), coverage: None, ..status };
-        assert_eq!(service(&well).level, Level::Ok);
+        let notes = vec!["Requests of web come by HTTP/2.".to_owned()];
+        let well = ServiceStatus { notes, problems: Vec::new(), hidden: [].into(), coverage: None, ..status };
+        let check = service(&well);
+        assert_eq!(check.level, Level::Ok);
+        assert!(
+            check.finding.ends_with("cannot be told. Requests of web come by HTTP/2."),
+            "{}",
+            check.finding
+        );
     }
 
     #[test]

@@ -46,10 +46,13 @@ impl Windows {
         let answers = Fit::new(&observed, &finished, first).answers();
         let endpoints = (1u16..).zip(finished.iter().skip(1)).map(|(endpoint, &requests)| {
             let direct_ns = sum(&|row| row.cells[usize::from(endpoint)].direct_ns);
+            let uncharged = sum(&|row| row.cells[usize::from(endpoint)].uncharged);
+            let charged = requests.saturating_sub(uncharged);
             EndpointEstimate {
                 endpoint,
                 requests,
-                direct_mean_ns: (requests > 0).then(|| direct_ns as f64 / requests as f64),
+                uncharged,
+                direct_mean_ns: (charged > 0).then(|| direct_ns as f64 / charged as f64),
                 answer: answers.endpoints[usize::from(endpoint)].clone(),
             }
         });
@@ -76,7 +79,12 @@ impl Windows {
     fn least_seconds(&self, rows: &[&Row]) -> f64 {
         let cpu_ns: f64 = rows.iter().flat_map(|row| &row.cells).map(|cell| cell.direct_ns as f64).sum();
         let by_wall: f64 = rows.iter().map(|row| row.cpu_by_wall).sum();
-        if cpu_ns > 0.0 { WINDOW_PER_WALL * NS * by_wall / cpu_ns } else { 0.0 }
+        let charged = if cpu_ns > 0.0 { by_wall / cpu_ns } else { 0.0 };
+        // Whose CPU time it was is not known: all durations weigh the same.
+        let uncharged: f64 = rows.iter().map(|row| row.uncharged as f64).sum();
+        let wall_ns: f64 = rows.iter().map(|row| row.uncharged_wall_ns as f64).sum();
+        let counted = if uncharged > 0.0 { wall_ns / uncharged } else { 0.0 };
+        WINDOW_PER_WALL * NS * charged.max(counted)
     }
 }
 

@@ -99,7 +99,10 @@ pub struct EndpointEstimate {
     pub endpoint: u16,
     /// Ended in the windows.
     pub requests: u64,
-    /// What direct attribution says of the same requests; `None` without any.
+    /// Of these, what direct attribution counts and does not charge: requests of HTTP/2.
+    #[serde(default)]
+    pub uncharged: u64,
+    /// What direct attribution says of the others; `None` without any.
     pub direct_mean_ns: Option<f64>,
     pub answer: Answer,
 }

@@ -14,6 +14,8 @@ const WINDOW_NS: u64 = 1_000_000_000;
 const IDLE_WINDOW_NS: u64 = 60_000_000_000;
 /// The oldest go first: ten minutes of a busy service, more of a quiet one.
 const KEPT: usize = 600;
+/// What of a request's duration is believed to be work, where nobody knows: a stream of messages may last for hours.
+const MOST_WALL_NS: u64 = 1_000_000_000;
 
 /// What grew since the last call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(super) struct Cell {
     /// One for each beginning and one for each end.
     pub(super) halves: u64,
     pub(super) finished: u64,
+    /// Of these, what direct attribution only counts.
+    pub(super) uncharged: u64,
     pub(super) direct_ns: u64,
 }
 
@@ -58,6 +62,9 @@ pub(super) struct Row {
     pub(super) cells: Box<[Cell]>,
     /// Sum over ended requests of direct CPU time x duration, ns x ns.
     pub(super) cpu_by_wall: f64,
+    /// Of requests that are only counted: how many ended, and the sum of their durations, each up to [`MOST_WALL_NS`].
+    pub(super) uncharged: u64,
+    pub(super) uncharged_wall_ns: u64,
 }
 
 impl Row {
@@ -69,6 +76,8 @@ impl Row {
             grown: Growth::default(),
             cells: vec![Cell::default(); endpoints].into(),
             cpu_by_wall: 0.0,
+            uncharged: 0,
+            uncharged_wall_ns: 0,
         }
     }
 
@@ -120,6 +129,29 @@ impl Windows {
         }
         if let Some(row) = self.row_at(requests.began_mono_ns) {
             row.cells[index].halves += requests.count;
+        }
+    }
+
+    /// Requests that have ended and that direct attribution only counts, on watched endpoints or not; they are in no
+    /// [`Growth`].
+    pub fn counted(&mut self, requests: &Requests) {
+        let index = usize::from(requests.endpoint);
+        let wall_ns = requests.ended_mono_ns.saturating_sub(requests.began_mono_ns).min(MOST_WALL_NS);
+        if let Some(row) = self.row_at(requests.ended_mono_ns) {
+            row.grown.finished += requests.count;
+            row.uncharged += requests.count;
+            row.uncharged_wall_ns += wall_ns.saturating_mul(requests.count);
+            if let Some(cell) = row.cells.get_mut(index).filter(|_| index > 0) {
+                cell.halves += requests.count;
+                cell.finished += requests.count;
+                cell.uncharged += requests.count;
+            }
+        }
+        if let Some(row) = self.row_at(requests.began_mono_ns) {
+            row.grown.started += requests.count;
+            if let Some(cell) = row.cells.get_mut(index).filter(|_| index > 0) {
+                cell.halves += requests.count;
+            }
         }
     }
 
@@ -202,6 +234,26 @@ mod tests {
         // Of another life of the slot.
         windows.ended(&Requests { endpoint: 9, ..one(0, 3 * S) });
         assert_eq!(halves(&windows), [1, 2, 2, 1]);
+    }
+
+    #[test]
+    fn requests_that_are_only_counted_are_in_the_counts_and_in_no_direct_figure() {
+        let mut windows = Windows::new(2, 0);
+        let one = |endpoint, began: u64, ended: u64| Requests {
+            endpoint,
+            began_mono_ns: began,
+            ended_mono_ns: ended,
+            count: 1,
+            direct_ns: 0,
+        };
+        windows.advance(S, &Growth::default(), true);
+        windows.counted(&one(1, S / 2, S + 1));
+        windows.counted(&one(0, S + 5, 90 * S));
+        assert_eq!(halves(&windows), [1, 1]);
+        let told = |row: &Row| (row.grown.started, row.grown.finished, row.uncharged, row.uncharged_wall_ns);
+        assert_eq!(told(&windows.rows[0]), (1, 0, 0, 0));
+        assert_eq!(told(&windows.current), (1, 2, 2, S / 2 + 1 + S));
+        assert_eq!((windows.current.cells[1].uncharged, windows.current.cells[0]), (1, Cell::default()));
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Kernel {
             .into_iter()
             .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
             .collect();
+        let streams = self.drain_streams(&mut slot_losses);
         let processes = drain(&mut self.processes, parse_process);
         self.tick_uprobes(&processes, &total(&slot_losses), now_mono_ns);
         let cut_off = self.sweep(now_mono_ns);
@@ -48,17 +49,22 @@ impl Kernel {
             let of_slot = slot_losses.entry(request.build_slot).or_default();
             of_slot[Loss::Abandoned as usize] += 1;
         }
-        let slots = || self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT);
-        let conservation = slots()
-            .map(|slot| Ok((slot, self.read_conservation(slot)?)))
+        let slots: Vec<u16> = self.open.keys().copied().filter(|slot| *slot != SELF_TEST_SLOT).collect();
+        let conservation = slots
+            .iter()
+            .map(|&slot| Ok((slot, self.read_conservation(slot)?)))
             .collect::<Result<_, KernelError>>()?;
-        let blind =
-            slots().map(|slot| Ok((slot, self.read_blind(slot)?))).collect::<Result<_, KernelError>>()?;
+        let mut blind = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let told = self.read_blind(slot)?;
+            blind.push((slot, self.divide_streams(slot, told, &streams)));
+        }
         Ok(Tick {
             mono_ns: now_mono_ns,
             samples,
             rebuilt,
             cut_off,
+            streams,
             processes,
             conservation,
             blind,
@@ -111,6 +117,7 @@ impl Kernel {
             return Vec::new();
         }
         self.swept_mono_ns = now_mono_ns;
+        self.sweep_streams(now_mono_ns);
         self.ongoing.end(|request| {
             let closed = request.flags & RequestFlags::CLOSED != 0;
             self.slot_of(request.tgid) == 0

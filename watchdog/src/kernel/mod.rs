@@ -5,6 +5,7 @@
 //! - `slots`: which (service, build) pairs and which processes are watched.
 //! - `uprobes`: the extra tier, probes inside watched processes.
 //! - `runtime`: what a process's runtime is, where that changes how its work is followed.
+//! - `streams`: requests of HTTP/2, whose heads the agent decodes.
 //! - `drain`: one [`tick::Tick`] from rings and counters; `rebuild`: what the ring had to drop.
 
 mod drain;
@@ -15,6 +16,7 @@ mod rebuild;
 mod runtime;
 mod selftest;
 mod slots;
+mod streams;
 mod tgid_slots;
 pub mod tick;
 mod uprobes;
@@ -32,6 +34,7 @@ use watchdog_common::types::{
 
 use self::ongoing::OngoingTable;
 use self::rebuild::Accounted;
+use self::streams::Streams;
 use self::tgid_slots::TgidSlots;
 pub use self::uprobes::ProbedProcess;
 use self::uprobes::UserProbes;
@@ -121,6 +124,7 @@ pub struct Kernel {
     open: BTreeMap<u16, (u32, u16)>,
     last_slot: u16,
     samples: RingBuf<MapData>,
+    streams: Streams,
     processes: RingBuf<MapData>,
     series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
     conservation: PerCpuArray<MapData, Shared<Conservation>>,
@@ -174,6 +178,7 @@ impl Kernel {
             open: BTreeMap::new(),
             last_slot: 0,
             samples: typed(&mut ebpf, map::SAMPLES)?,
+            streams: Streams::new(typed(&mut ebpf, map::STREAMS)?, hash_key),
             processes: typed(&mut ebpf, map::PROCESSES)?,
             series: typed(&mut ebpf, map::SERIES)?,
             conservation: typed(&mut ebpf, map::CONSERVATION)?,

@@ -87,6 +87,7 @@ impl Kernel {
             patterns.mask_count += 1;
         }
 
+        self.streams.register(service, patterns, &keys);
         let mut rules: HashMap<_, Shared<EndpointKey>, u32> = self.opened(map::ENDPOINTS)?;
         let stale: Vec<EndpointKey> = rules
             .keys()
@@ -146,6 +147,7 @@ impl Kernel {
                 .set(u32::from(slot) * MAX_ENDPOINTS + endpoint, Shared(Habit::default()), 0)
                 .map_err(|error| KernelError::map("clearing a slot's counters", &error))?;
         }
+        self.streams.open_slot(slot);
         self.set_build_slot(slot, BuildSlot { service, active: 1 })?;
         self.open.insert(slot, (service, endpoint_count));
         Ok(())
@@ -236,6 +238,7 @@ impl Kernel {
             readable_bytes: sum.readable_bytes + cpu.0.readable_bytes,
             tls_bytes: sum.tls_bytes + cpu.0.tls_bytes,
             http2_bytes: sum.http2_bytes + cpu.0.http2_bytes,
+            streams_bytes: sum.streams_bytes + cpu.0.streams_bytes,
             unknown_bytes: sum.unknown_bytes + cpu.0.unknown_bytes,
             io_uring_bytes: sum.io_uring_bytes + cpu.0.io_uring_bytes,
         }))

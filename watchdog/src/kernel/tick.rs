@@ -1,6 +1,7 @@
 //! What one drain of the kernel's maps brought. Pure values: a recorded run replays them.
 
 use watchdog_common::types::{Blind, Conservation, Loss, OngoingRequest, ProcessEvent, Sample};
+pub use watchdog_http2::Request as StreamRequest;
 
 /// By [`Loss`] as index.
 pub type LossCounts = [u64; Loss::ALL.len()];
@@ -16,10 +17,13 @@ pub struct Tick {
     pub rebuilt: Vec<RebuiltRequests>,
     /// Requests that will never end, because their process did or their connection was closed long ago.
     pub cut_off: Vec<OngoingRequest>,
+    /// Requests of HTTP/2 that are over, on watched endpoints or not: counted, and never charged.
+    pub streams: Vec<StreamRequest>,
     pub processes: Vec<ProcessEvent>,
     /// Per build slot, since the slot was taken (not a difference).
     pub conservation: Vec<(u16, Conservation)>,
-    /// Per build slot, since the slot was taken (not a difference).
+    /// Per build slot, since the slot was taken (not a difference). What followed HTTP/2 connections brought is divided
+    /// into the readable and the hidden, as the paths of their requests could be told.
     pub blind: Vec<(u16, Blind)>,
     /// Losses since the previous tick, by [`Loss`] as index: of all slots, and those that belong to none.
     pub losses: LossCounts,

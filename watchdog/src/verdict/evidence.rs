@@ -227,6 +227,9 @@ impl Evidence {
                 " (estimated from CPU time and counts, as only {:.0} % of the time could be charged for certain)",
                 100.0 * confidence
             ),
+            (Record::Estimate, None) => {
+                " (estimated from CPU time and counts, as the requests came by HTTP/2)".to_owned()
+            }
             _ => String::new(),
         }
     }
@@ -359,6 +362,8 @@ mod tests {
             "build 9f3c: 5 requests of login have not ended and have used 9.87 s CPU so far, the longest 4 s; budget \
              110 ms per request; 5 requests were enough"
         );
+        let counted = Evidence { confidence: None, ..estimated };
+        assert!(counted.sentence().contains("as the requests came by HTTP/2"), "{}", counted.sentence());
         let share = Evidence {
             budget: BudgetKind::HostShare { peak_rate: 40.0, max_share: 0.25 },
             projected_host_share: Some(2.121),

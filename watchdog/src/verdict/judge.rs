@@ -42,6 +42,9 @@ pub struct Judge {
 pub(super) struct Watched {
     pub(super) plan: EndpointPlan,
     pub(super) seen: EndpointAggregate,
+    /// Requests that were counted and not charged.
+    #[serde(default)]
+    pub(super) counted: u64,
     /// Mean of each outcome on the good build.
     pub(super) baseline_ns: [Option<f64>; StatusClass::ALL.len()],
     pub(super) opinion: Option<Opinion>,
@@ -71,6 +74,7 @@ impl Judge {
                 baseline_ns: StatusClass::ALL.map(of),
                 plan,
                 seen: EndpointAggregate::default(),
+                counted: 0,
                 opinion: None,
                 looks: Looks::default(),
             }
@@ -200,6 +204,14 @@ impl Judge {
         }
     }
 
+    /// Requests that have ended and whose CPU time nobody knows: only the estimate can judge them.
+    pub fn count(&mut self, endpoint: u16, requests: u64, end_mono_ns: u64) {
+        if let Some(watched) = endpoint_mut(&mut self.endpoints, endpoint) {
+            watched.counted += requests;
+            self.last_end_mono_ns = self.last_end_mono_ns.max(end_mono_ns);
+        }
+    }
+
     /// Cheap enough for every tick: no interval is worked out, except that of an earlier decision.
     pub fn verdict(&self, measured: &Measurability) -> Verdict {
         let records = self.records();
@@ -214,7 +226,7 @@ impl Judge {
         if let Some(evidence) = over_budget {
             return Verdict::OverBudgetNotAttributed { evidence };
         }
-        let evidence = self.as_it_stands(false).map(Box::new);
+        let evidence = self.as_it_stands(false).or_else(|| self.as_estimated(&records)).map(Box::new);
         match evidence {
             Some(evidence) if self.is_cleared(&records) => Verdict::Within { evidence },
             evidence => Verdict::Undecided { missing: self.missing(&records), evidence },
@@ -275,7 +287,7 @@ impl Judge {
 
     /// Requests on watched endpoints.
     pub fn requests(&self) -> u64 {
-        self.endpoints.iter().map(|endpoint| endpoint.seen.requests()).sum()
+        self.endpoints.iter().map(Watched::requests).sum()
     }
 
     /// What each endpoint did and is held to, in the configuration's order: for metrics and `status`.
@@ -313,7 +325,7 @@ impl Judge {
         let judged = |watched: &&Watched| !watched.plan.claims.is_empty() || watched.plan.missing.is_some();
         let mut missing: Vec<Missing> = Vec::new();
         for watched in self.endpoints.iter().filter(judged) {
-            if watched.seen.requests() == 0 {
+            if watched.requests() == 0 {
                 missing.push(Missing::Requests { endpoint: watched.plan.name.clone() });
             }
             missing.extend(watched.plan.missing.clone());
@@ -321,8 +333,12 @@ impl Judge {
         missing.extend(self.missing_of_estimates(records));
         if !self.endpoints.iter().any(|watched| judged(&watched)) {
             missing.push(Missing::Budget);
-        } else if self.engine.requests() > 0 {
-            missing.push(Missing::Evidence { requests: self.engine.requests() });
+            return missing;
+        }
+        let counted: u64 = self.endpoints.iter().map(|watched| watched.counted).sum();
+        let requests = self.engine.requests() + counted;
+        if requests > 0 {
+            missing.push(Missing::Evidence { requests });
         }
         missing
     }
@@ -344,7 +360,7 @@ impl Judge {
 
     pub(super) fn crossing_of(&self, component: usize) -> Option<Crossing> {
         let index = self.engine.components()[component].scope.endpoint;
-        let requests = endpoint(&self.endpoints, index)?.seen.requests();
+        let requests = endpoint(&self.endpoints, index)?.requests();
         let second = self.second();
         let requests_in_all = self.engine.requests();
         (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
@@ -437,6 +453,11 @@ pub struct EndpointFigures<'a> {
 }
 
 impl Watched {
+    /// All that have ended, charged or only counted.
+    pub(super) fn requests(&self) -> u64 {
+        self.seen.requests() + self.counted
+    }
+
     pub(super) fn figures(&self) -> EndpointFigures<'_> {
         let plan = &self.plan;
         let mean = self.seen.mean_ns().map(|ns| ns * 1e-9);
@@ -445,7 +466,7 @@ impl Watched {
         let strictest = limit.into_iter().chain(relative).min_by(f64::total_cmp);
         EndpointFigures {
             name: &plan.name,
-            requests: self.seen.requests(),
+            requests: self.requests(),
             mean_cpu_seconds: mean,
             limit_cpu_seconds: limit,
             baseline: plan.baseline.as_ref(),

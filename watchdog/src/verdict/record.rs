@@ -3,8 +3,8 @@
 //!
 //! 1. Direct attribution, where it is sure of itself (most of the time was charged on exact signs) and the estimate does
 //!    not contradict it, or has nothing to say.
-//! 2. The estimate, where direct attribution had to infer more than a tenth, and the estimate is narrow enough to be
-//!    held against the budget.
+//! 2. The estimate, where direct attribution had to infer more than a tenth, or more than a tenth of the requests came by
+//!    HTTP/2, which are counted and not charged, and the estimate is narrow enough to be held against the budget.
 //! 3. Neither: both are sure and contradict each other, or neither is sure. Then nothing may be concluded.
 
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,8 @@ pub struct Record {
 impl Opinion {
     /// `allowed_ns`: the smallest limit of a mean that the endpoint is held to. `names`: by index, "other" first.
     pub fn record(&self, endpoint: &EndpointName, allowed_ns: Option<f64>, names: &[EndpointName]) -> Record {
-        let sure = self.confidence.is_none_or(|confidence| confidence >= LEAST_CONFIDENCE);
+        let sure = self.charged() >= LEAST_CONFIDENCE
+            && self.confidence.is_none_or(|share| share >= LEAST_CONFIDENCE);
         let told = match &self.estimate.answer {
             Answer::Known { figure } => Some(figure),
             _ => None,
@@ -143,7 +144,18 @@ impl Opinion {
         contradicts.then_some((direct_ns, (lower_ns, upper_ns)))
     }
 
+    /// Share of the requests that direct attribution charges, and does not only count.
+    fn charged(&self) -> f64 {
+        1.0 - self.estimate.uncharged as f64 / self.estimate.requests.max(1) as f64
+    }
+
     fn unsure(&self) -> String {
+        if self.charged() < LEAST_CONFIDENCE {
+            let share = percent(1.0 - self.charged());
+            return format!(
+                "{share} of the requests came by HTTP/2, which are counted but not charged one by one"
+            );
+        }
         let share = percent(1.0 - self.confidence.unwrap_or(1.0));
         format!(
             "{share} of the time was charged by inference, {} are allowed",
@@ -203,6 +215,7 @@ mod tests {
             estimate: EndpointEstimate {
                 endpoint: 1,
                 requests: 500,
+                uncharged: 0,
                 direct_mean_ns: Some(direct_ms * 1e6),
                 answer,
             },
@@ -257,6 +270,24 @@ mod tests {
             assert!(record.why.contains(why), "{}", record.why);
             assert_eq!(record.reason.is_some(), measure == Measure::Neither);
         }
+    }
+
+    #[test]
+    fn requests_of_http2_are_measured_by_the_estimate() {
+        let by_http2 = |uncharged, answer| {
+            let mut opinion = opinion(20.0, 1.0, answer);
+            opinion.confidence = None;
+            opinion.estimate.uncharged = uncharged;
+            opinion.estimate.direct_mean_ns = (uncharged < 500).then_some(20e6);
+            opinion.record(&"login".into(), Some(30e6), &[])
+        };
+        let all = by_http2(500, known(20.5, 0.4));
+        assert_eq!(all.measure, Measure::Estimate);
+        assert!(all.why.starts_with("100 % of the requests came by HTTP/2"), "{}", all.why);
+        assert_eq!(by_http2(500, known(20.5, 15.0)).measure, Measure::Waiting);
+        assert_eq!(by_http2(500, Answer::Windows { seen: 1, needed: 24 }).measure, Measure::Waiting);
+        assert_eq!(by_http2(500, Answer::Even).measure, Measure::Neither);
+        assert_eq!(by_http2(40, known(20.5, 0.4)).measure, Measure::Direct);
     }
 
     #[test]

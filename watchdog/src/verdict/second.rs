@@ -31,7 +31,7 @@ impl Judge {
                 continue;
             }
             let watched = &mut self.endpoints[place];
-            if let Some(error) = watched.looks.due(watched.seen.requests(), alpha, judged) {
+            if let Some(error) = watched.looks.due(watched.requests(), alpha, judged) {
                 self.estimated = self.broken_by_estimate(place, error).map(Box::new);
             }
         }
@@ -83,28 +83,47 @@ impl Judge {
 
     fn broken_by_estimate(&self, place: usize, error: f64) -> Option<Evidence> {
         let watched = &self.endpoints[place];
+        let broken = watched.allowed().broken(watched.opinion.as_ref()?, error)?;
+        self.estimated_at(place, broken.limit_ns, broken.relative, broken.p)
+    }
+
+    /// What the estimate says where only it can say something: of the endpoint with most requests.
+    pub(super) fn as_estimated(&self, records: &[Option<Record>]) -> Option<Evidence> {
+        let estimated = |place: &usize| {
+            records[*place].as_ref().is_some_and(|record| record.measure == Measure::Estimate)
+        };
+        let places = (0..self.endpoints.len()).rev().filter(estimated);
+        let place = places.max_by_key(|place| self.endpoints[*place].requests())?;
+        let watched = &self.endpoints[place];
+        let limit_ns = watched.allowed().strictest_ns()?;
+        let relative = watched.plan.mean_limit_ns.is_none_or(|absolute| limit_ns < absolute);
+        let p = known(watched.opinion.as_ref()?)?.p_above(limit_ns);
+        self.estimated_at(place, limit_ns, relative, p)
+    }
+
+    fn estimated_at(&self, place: usize, limit_ns: f64, relative: bool, p: f64) -> Option<Evidence> {
+        let watched = &self.endpoints[place];
         let opinion = watched.opinion.as_ref()?;
-        let broken = watched.allowed().broken(opinion, error)?;
         let figure = known(opinion)?;
-        let requests = watched.seen.requests();
+        let requests = watched.requests();
         let (lower_ns, upper_ns) = figure.interval_ns(0.05);
         Some(Evidence {
             schema: EVIDENCE_SCHEMA,
             service: self.service().clone(),
             build: self.build().clone(),
             endpoint: watched.plan.name.clone(),
-            budget: self.budget_of(place, broken.relative),
+            budget: self.budget_of(place, relative),
             outcome: Outcome::All,
             measure: Measured::Mean,
             requests,
             outcome_requests: requests,
-            above_limit: watched.seen.pooled(|_| true).requests_above(broken.limit_ns),
-            limit_cpu_seconds: broken.limit_ns * 1e-9,
+            above_limit: watched.seen.pooled(|_| true).requests_above(limit_ns),
+            limit_cpu_seconds: limit_ns * 1e-9,
             mean_cpu_seconds: figure.mean_ns * 1e-9,
             interval_cpu_seconds: Some((lower_ns * 1e-9, upper_ns * 1e-9)),
             baseline: watched.plan.baseline.clone(),
             projected_host_share: watched.plan.peak_rate_per_core.map(|rate| rate * figure.mean_ns * 1e-9),
-            log_evidence: -libm::log(broken.p.max(f64::MIN_POSITIVE)),
+            log_evidence: -libm::log(p.max(f64::MIN_POSITIVE)),
             log_bar: libm::log(self.engine.parameters().bar()),
             second: self.second(),
             last_end_mono_ns: self.last_end_mono_ns,

@@ -14,6 +14,7 @@ fn opinion(direct_ms: f64, confidence: f64, answer: Answer) -> Opinion {
     Opinion {
         confidence: Some(confidence),
         estimate: EndpointEstimate {
+            uncharged: 0,
             endpoint: 1,
             requests: 1000,
             direct_mean_ns: Some(direct_ms * 1e6),
@@ -55,6 +56,29 @@ fn an_estimate_over_budget_exceeds_where_attribution_had_to_guess() {
     // It stays, as every verdict of this kind, whatever a later look says.
     judge.consult(vec![opinion(usual_ms, 0.6, known(usual_ms, 0.05 * usual_ms))]);
     assert_eq!(verdict(&judge).label(), "exceeds");
+}
+
+#[test]
+fn requests_that_are_only_counted_are_judged_by_the_estimate() {
+    let usual_ms = Login::mean_ms();
+    let counted = |estimate_ms: f64| {
+        let mut judge = judge(&[("login", mean_budget(1.2))], None);
+        judge.count(1, 600, 9_000_000_000);
+        let mut opinion = opinion(0.0, 0.0, known(estimate_ms, 0.02 * usual_ms));
+        opinion.confidence = None;
+        opinion.estimate.uncharged = 1000;
+        opinion.estimate.direct_mean_ns = None;
+        judge.consult(vec![opinion]);
+        (judge.requests(), verdict(&judge))
+    };
+    let (requests, over) = counted(2.0 * usual_ms);
+    let Verdict::Exceeds { evidence } = over else { panic!("{over:?}") };
+    assert_eq!((requests, evidence.requests, evidence.measured_by), (600, 600, Measure::Estimate));
+    assert!(evidence.sentence().contains("came by HTTP/2"), "{}", evidence.sentence());
+    let (_, within) = counted(usual_ms);
+    assert_eq!(within.label(), "within", "{within:?}");
+    let (_, near) = counted(1.19 * usual_ms);
+    assert!(matches!(&near, Verdict::Undecided { evidence: Some(_), .. }), "{near:?}");
 }
 
 #[test]
