@@ -263,7 +263,7 @@ fn the_estimate_is_the_measure_of_record_and_says_why() {
         })
         .unwrap();
     let own_seconds = logins.mean_ns() * 1e-9;
-    let estimate = found.estimate.clone().unwrap();
+    let estimate = found.estimate.unwrap();
     println!("own {own_seconds}, {found:?}");
     assert_eq!((found.requests, found.uncharged_requests), (logins.count, logins.count));
     assert_eq!(endpoint(&agent, "browse").uncharged_requests, browses);

@@ -26,7 +26,7 @@ struct Scene {
 fn scene(candidate_us: u64) -> Option<Scene> {
     let site = site_or_skip()?;
     let mut web = site.web().unwrap();
-    web.budget = "{ mean_cpu = \"2500us\" }".to_owned();
+    "{ mean_cpu = \"2500us\" }".clone_into(&mut web.budget);
     site.configure(&[web]).unwrap();
     let good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();

@@ -5,7 +5,7 @@
 //! HTTP/1 request would.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use watchdog_common::http2::{Frames, PREFACE_BYTES, ROOM, Says, Way};
+use watchdog_common::http2::{PREFACE_BYTES, ROOM, Says, Way};
 use watchdog_common::types::{Loss, PIECE_BYTES, STREAM_EVENT_BYTES, StreamEvent, StreamPiece};
 
 use crate::bytes::{reloaded, repeat};

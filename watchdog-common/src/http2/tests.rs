@@ -14,8 +14,11 @@ fn frame_of(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Pieces of heads by stream, streams that ended, whether it goes on.
+type Told = (Vec<(u32, Vec<u8>)>, Vec<u32>, bool);
+
 /// What is shipped of each frame, and the streams that end.
-fn read(bytes: &[u8], cut: usize, behind: u32, sent: bool) -> (Vec<(u32, Vec<u8>)>, Vec<u32>, bool) {
+fn read(bytes: &[u8], cut: usize, behind: u32, sent: bool) -> Told {
     let mut frames = Frames::default();
     frames.begin(behind);
     let (mut shipped, mut ended) = (Vec::new(), Vec::new());

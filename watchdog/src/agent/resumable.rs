@@ -197,7 +197,7 @@ impl Resumable {
                 self.judge.note(&observation(end_mono_ns, cpu_ns, count, endpoint, cell));
             }
             Input::Counted(endpoint, requests, end_mono_ns) => {
-                self.judge.count(endpoint, requests, end_mono_ns)
+                self.judge.count(endpoint, requests, end_mono_ns);
             }
             Input::CutOff(request) => self.judge.cut_off(request),
             Input::Continued(endpoint, cell, cpu_ns) => self.judge.continuation(endpoint, cell, cpu_ns),

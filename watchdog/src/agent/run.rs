@@ -1,7 +1,7 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,13 +118,8 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let process_events = agent.kernel.process_events_fd().try_clone_to_owned()?;
-    // SAFETY: the copy of the descriptor is owned by the `AsyncFd`, which closes it only after it has taken it out of
-    // the poll set.
-    let process_events = unsafe { AsyncFd::register(process_events)? };
-    let flips = agent.identifier.changes_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
-    // SAFETY: as above.
-    let flips = flips.map(|fd| unsafe { AsyncFd::register(fd) }).transpose()?;
+    let process_events = watched(agent.kernel.process_events_fd())?;
+    let flips = agent.identifier.changes_fd().map(watched).transpose()?;
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
@@ -174,6 +169,13 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     agent.save_all_now();
     // Dropping the agent drops the kernel programs; the socket's file goes with its task.
     Ok(())
+}
+
+/// A copy of the descriptor that tells when it is readable.
+fn watched(descriptor: BorrowedFd<'_>) -> anyhow::Result<AsyncFd<OwnedFd>> {
+    let copy = descriptor.try_clone_to_owned()?;
+    // SAFETY: the copy is owned by the `AsyncFd`, which closes it only after it has taken it out of the poll set.
+    Ok(unsafe { AsyncFd::register(copy)? })
 }
 
 /// Never without a descriptor: the ticks look then.
