@@ -141,6 +141,7 @@ fn two_busy_neighbours_blame_no_good_build_and_hide_no_bad_one() {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn a_move_to_one_core_blames_no_good_build_and_hides_no_bad_one() {
     let Some(site) = site_or_skip() else { return };
     let Some(scene) = Scene::new(&site) else { return };
@@ -240,6 +241,7 @@ fn at(per_second: f64, burn: &Burn) -> Load {
 
 /// The neighbour, restarted with dearer requests, is what a slow host looks like: known good, unchanged, and slow.
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn while_a_neighbour_is_slow_too_the_verdict_waits_and_then_goes_on() {
     let Some(site) = site_or_skip() else { return };
     let relative = |service: Service| Service { budget: "{ vs_baseline = 1.5 }".to_owned(), ..service };

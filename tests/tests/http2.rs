@@ -226,6 +226,7 @@ fn endpoint(agent: &Agent, name: &str) -> EndpointStatus {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn the_estimate_is_the_measure_of_record_and_says_why() {
     let Some(site) = site_or_skip() else { return };
     let running = (servers::named("node-h2c").unwrap().start)().unwrap();

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -40,9 +41,15 @@ impl TestProgram {
         without_own_variables(&mut command);
         command.arg("--show-output").args(filter);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        if SLOW.get().is_some() {
+            command.arg("--include-ignored").env("LOAD_WATCHDOG_SLOW", "1");
+        }
         command
     }
 }
+
+/// Set where tests that take long are wanted too.
+pub(crate) static SLOW: OnceLock<()> = OnceLock::new();
 
 /// `cargo <arguments>` in the workspace's folder, without the variables that `cargo run` set for this program.
 pub(crate) fn command(arguments: &[&str]) -> Command {

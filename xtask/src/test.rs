@@ -14,6 +14,7 @@ use nix::sys::prctl::set_child_subreaper;
 
 use self::counts::Counts;
 use self::stages::{STAGES, Stage};
+use crate::cargo;
 use crate::process::Progress;
 use crate::setup::{self, Component};
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Only the soak, for so long (as in 10m or 1h) instead of the minute that it gets among the others.
     #[arg(long, value_name = "TIME", value_parser = soak::time, conflicts_with_all = ["quick", "filter"])]
     soak: Option<Duration>,
+    /// Also what takes too long for every day: some minutes more.
+    #[arg(long, conflicts_with = "quick")]
+    slow: bool,
     /// Only tests whose name contains this, without the other stages.
     filter: Option<String>,
 }
@@ -37,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(time) = args.soak {
         set_child_subreaper(true).context("cannot ask to be given orphaned processes")?;
         return soak::run(time);
+    }
+    if args.slow {
+        cargo::SLOW.get_or_init(|| ());
     }
     let stages: Vec<_> = STAGES
         .iter()

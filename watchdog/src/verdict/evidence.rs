@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::Measure as Record;
-use crate::aggregate::{Age, ClassKey};
+use crate::aggregate::{Age, ClassAggregate, ClassKey};
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
+use crate::sequential::{Weighted, interval};
 
 /// Version of the JSON that [`Evidence`] becomes; grows when a field changes its meaning or goes.
 pub const EVIDENCE_SCHEMA: u32 = 1;
@@ -287,6 +288,21 @@ impl Evidence {
             Outcome::Rest => format!("{} request with a rare outcome", self.endpoint),
         }
     }
+}
+
+/// What the mean can be of the requests seen, in seconds.
+pub(super) fn interval_seconds(seen: &ClassAggregate, scale_ns: f64, cap: f64) -> (f64, f64) {
+    let values: Vec<Weighted> = seen
+        .sketch
+        .buckets()
+        .map(|bucket| Weighted {
+            low: bucket.low as f64 / scale_ns,
+            high: bucket.high as f64 / scale_ns,
+            count: bucket.count,
+        })
+        .collect();
+    let found = interval(&values, cap);
+    (found.lower * scale_ns * 1e-9, found.upper * scale_ns * 1e-9)
 }
 
 /// A time with a unit that suits it, three digits.

@@ -3,17 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::estimated::Looks;
-use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure as Measured};
+use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure as Measured, interval_seconds};
 use super::plan::{EndpointPlan, Meaning, Plan};
 use super::record::{Measure, Opinion, Record};
 use super::unfinished::Cut;
 use super::{
     HostFacts, MAX_LOST_SHARE, Measurability, Missing, NotMeasurable, Observation, Probation, Verdict,
 };
-use crate::aggregate::{Baseline, Cell, ClassAggregate, EndpointAggregate};
+use crate::aggregate::{Baseline, Cell, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
-use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Scope, Weighted, interval};
+use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Scope};
 
 /// Judges one build of one service while it is on probation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -496,18 +496,4 @@ pub(super) fn endpoint_mut(endpoints: &mut [Watched], index: u16) -> Option<&mut
 
 pub(super) fn endpoint(endpoints: &[Watched], index: u16) -> Option<&Watched> {
     endpoints.get(usize::from(index.checked_sub(1)?))
-}
-
-fn interval_seconds(seen: &ClassAggregate, scale_ns: f64, cap: f64) -> (f64, f64) {
-    let values: Vec<Weighted> = seen
-        .sketch
-        .buckets()
-        .map(|bucket| Weighted {
-            low: bucket.low as f64 / scale_ns,
-            high: bucket.high as f64 / scale_ns,
-            count: bucket.count,
-        })
-        .collect();
-    let found = interval(&values, cap);
-    (found.lower * scale_ns * 1e-9, found.upper * scale_ns * 1e-9)
 }

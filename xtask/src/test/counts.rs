@@ -7,6 +7,8 @@ const SKIPPED: &str = "SKIPPED: ";
 /// What the harness says of a test that is marked `#[ignore = "a measurement, ..."]`: it checks nothing and is run by
 /// hand, so it is not counted.
 const MEASUREMENT: &str = "ignored, a measurement";
+/// The same of one marked `#[ignore = "slow: ..."]`: it is for `--slow`, and told as such.
+const SLOW: &str = "ignored, slow";
 /// Lines of a stage's failures that are shown.
 const SHOWN_LINES: usize = 200;
 
@@ -16,6 +18,8 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
     pub(crate) skip_reasons: Vec<String>,
+    /// Tests that only `--slow` runs.
+    pub(crate) left: u64,
     /// What to show of failures.
     pub(crate) failures: Vec<String>,
 }
@@ -37,6 +41,7 @@ impl Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.left += other.left;
         self.skip_reasons.extend_from_slice(&other.skip_reasons);
         self.failures.extend_from_slice(&other.failures);
     }
@@ -44,7 +49,11 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
+        if self.left > 0 {
+            write!(f, ", {} left for --slow", self.left)?;
+        }
+        Ok(())
     }
 }
 
@@ -56,7 +65,7 @@ pub(crate) struct Reader {
     counts: Counts,
     /// Skips of the test program whose result is still to come.
     skipped_here: u64,
-    /// The same of measurements.
+    /// The same of measurements and slow ones.
     measurements_here: u64,
     in_failures: bool,
 }
@@ -78,6 +87,9 @@ impl Reader {
             self.in_failures = true;
         } else if line.starts_with("test ") && line.contains(MEASUREMENT) {
             self.measurements_here += 1;
+        } else if line.starts_with("test ") && line.contains(SLOW) {
+            self.measurements_here += 1;
+            self.counts.left += 1;
         } else if let Some(reason) = line.strip_prefix(SKIPPED) {
             self.skipped_here += 1;
             self.counts.skip_reasons.push(reason.to_owned());
@@ -117,12 +129,12 @@ mod tests {
     #[test]
     fn programs_are_summed_and_skips_are_taken_from_the_passed() {
         let counts = read(
-            "running 4 tests\ntest cost ... ignored, a measurement, not a check\ntest a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: not root\n\n\
-             test result: ok. 2 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+            "running 5 tests\ntest cost ... ignored, a measurement, not a check\ntest long ... ignored, slow: by --slow\ntest a ... ok\n\nsuccesses:\n\n---- a stdout ----\nSKIPPED: not root\n\n\
+             test result: ok. 2 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
              test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n",
             true,
         );
-        assert_eq!((counts.passed, counts.failed, counts.skipped), (5, 0, 2));
+        assert_eq!((counts.passed, counts.failed, counts.skipped, counts.left), (5, 0, 2, 1));
         assert_eq!(counts.skip_reasons, ["not root", "1 marked #[ignore]"]);
     }
 
