@@ -13,6 +13,7 @@ mod judging;
 mod keeping;
 mod lives;
 mod processes;
+mod repeats;
 mod resumable;
 mod resume;
 mod rollback;

@@ -28,6 +28,7 @@ mod hold;
 mod judge;
 mod plan;
 mod record;
+mod repeat;
 mod second;
 mod unfinished;
 
@@ -57,6 +58,7 @@ pub use evidence::{
 pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
+pub use repeat::{Condemned, Repeat, repeats};
 pub use unfinished::UnderWay;
 
 /// What the judge knows of the host.
