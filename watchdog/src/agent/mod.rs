@@ -5,6 +5,7 @@
 //! ([`rollback`]). Commands and scrapes are answered in between ([`snapshot`]). An error in a stage is reported, and
 //! the loop goes on.
 
+mod account;
 mod coverage;
 mod environment;
 mod flips;
