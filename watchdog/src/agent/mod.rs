@@ -6,6 +6,7 @@
 //! the loop goes on.
 
 mod account;
+mod comparing;
 mod coverage;
 mod environment;
 mod flips;
@@ -79,6 +80,7 @@ struct Agent {
     losses_told: Told,
     opinions: second::Opinions,
     looked_at_unfinished_mono_ns: u64,
+    looked_for_baselines_mono_ns: u64,
     environment: environment::Environment,
 }
 
@@ -172,6 +174,7 @@ impl Agent {
         } else {
             self.follow_processes(&[], now_mono_ns);
         }
+        self.take_up_baselines(now_mono_ns);
         self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(span_ns, now_mono_ns);

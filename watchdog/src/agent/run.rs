@@ -110,6 +110,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         losses_told: Told::default(),
         opinions: Opinions::default(),
         looked_at_unfinished_mono_ns: 0,
+        looked_for_baselines_mono_ns: 0,
         environment: super::environment::Environment::start(),
     };
     agent.take_over()?;

@@ -64,20 +64,18 @@ impl Judge {
             outlier_allowance: probation.outlier_allowance,
             ..Parameters::default()
         };
-        let Plan { endpoints, components, meanings, pool } = Plan::new(service, host, baseline, &parameters);
-        let engine = Engine::with_pool(parameters, components, pool)
+        let plan = Plan::new(service, host, baseline, &parameters);
+        let reserve = plan.reserve();
+        let Plan { endpoints, components, meanings, pool } = plan;
+        let engine = Engine::with_reserve(parameters, components, pool, reserve)
             .expect("the plan's limits are positive and its weights sum to 1");
-        let watched = |plan: EndpointPlan| {
-            let known = baseline.and_then(|baseline| baseline.endpoint(&plan.name));
-            let of = |class| known?.class(class)?.mean_ns();
-            Watched {
-                baseline_ns: StatusClass::ALL.map(of),
-                plan,
-                seen: EndpointAggregate::default(),
-                counted: 0,
-                opinion: None,
-                looks: Looks::default(),
-            }
+        let watched = |plan: EndpointPlan| Watched {
+            baseline_ns: outcomes_ns(baseline, &plan.name),
+            plan,
+            seen: EndpointAggregate::default(),
+            counted: 0,
+            opinion: None,
+            looks: Looks::default(),
         };
         Self {
             service: service.name.clone(),
@@ -336,6 +334,15 @@ impl Judge {
         }
         missing
     }
+}
+
+/// Mean of each outcome on the good build, where it is known.
+pub(super) fn outcomes_ns(
+    baseline: Option<&Baseline>,
+    endpoint: &EndpointName,
+) -> [Option<f64>; StatusClass::ALL.len()] {
+    let known = baseline.and_then(|baseline| baseline.endpoint(endpoint));
+    StatusClass::ALL.map(|class| known?.class(class)?.mean_ns())
 }
 
 /// Without an opinion there is only the direct figure.

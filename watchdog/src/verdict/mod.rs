@@ -31,6 +31,7 @@ mod plan;
 mod progress;
 mod record;
 mod second;
+mod take_up;
 mod unfinished;
 mod words;
 
