@@ -13,10 +13,10 @@ const LOOK_EVERY_NS: u64 = 5_000_000_000;
 impl Agent {
     /// Whether enough is known of a good build by now, for the judges that wait for one.
     pub(super) fn take_up_baselines(&mut self, now_mono_ns: u64) {
-        if now_mono_ns.saturating_sub(self.looked_for_baselines_mono_ns) < LOOK_EVERY_NS {
+        if now_mono_ns.saturating_sub(self.looked.for_baselines_ns) < LOOK_EVERY_NS {
             return;
         }
-        self.looked_for_baselines_mono_ns = now_mono_ns;
+        self.looked.for_baselines_ns = now_mono_ns;
         let waiting = |(index, service): (usize, &Service)| {
             let waits = |build: &Build| {
                 let judged = build.judged.as_ref();

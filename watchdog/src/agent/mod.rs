@@ -79,9 +79,15 @@ struct Agent {
     last_tick_mono_ns: u64,
     losses_told: Told,
     opinions: second::Opinions,
-    looked_at_unfinished_mono_ns: u64,
-    looked_for_baselines_mono_ns: u64,
+    looked: Looked,
     environment: environment::Environment,
+}
+
+/// When it last looked for what need not be looked for at every tick, `CLOCK_MONOTONIC`.
+#[derive(Debug, Default)]
+struct Looked {
+    at_unfinished_ns: u64,
+    for_baselines_ns: u64,
 }
 
 /// An open build slot of the kernel.

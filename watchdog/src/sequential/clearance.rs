@@ -108,7 +108,7 @@ impl Clearance {
             }
         }
         while done - open > 1.0 {
-            let middle = ((open + done) / 2.0).floor();
+            let middle = f64::midpoint(open, done).floor();
             if reached(middle) {
                 done = middle;
             } else {

@@ -49,7 +49,9 @@ impl Judge {
                 .map(|(component, meaning)| (component.clone(), meaning.clone()))
                 .unzip();
             let weight: f64 = begun.iter().map(|component| component.weight).sum();
-            begun.iter_mut().for_each(|component| component.weight *= own.reserve / weight);
+            for component in &mut begun {
+                component.weight *= own.reserve / weight;
+            }
             let Ok(places) = self.engine.begin(begun) else { continue };
             for (place, meaning) in places.into_iter().zip(meant) {
                 self.meanings.insert(place, meaning);
