@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use watchdog::verdict::Missing;
 use watchdog_tests::agent::Agent;
-use watchdog_tests::agent::site::{BASELINE, GOOD_US, Site, site_or_skip};
+use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, Site, site_or_skip};
 use watchdog_tests::skip::skip;
 
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
@@ -95,6 +96,56 @@ fn a_canary_is_judged_by_its_own_requests_accepted_by_hand_and_left_again() {
         states,
         [("canary".to_owned(), "good".to_owned()), ("stable".to_owned(), "adopted".to_owned())]
     );
+}
+
+/// The canary comes before 200 logins of the good build are known, and the comparison begins when they are: with what the
+/// canary costs from then on.
+#[test]
+fn a_good_build_that_becomes_known_in_mid_probation_is_compared_with_from_then_on() {
+    let Some(site) = site_or_skip() else { return };
+    let mut web = site.web().unwrap();
+    web.mode = "observe".to_owned();
+    web.budget = "{ vs_baseline = 1.5 }".to_owned();
+    site.configure(&[web]).unwrap();
+    let _stable = site.deploy("stable", GOOD_US).unwrap();
+    let agent = Agent::start(&site).unwrap();
+    site.visit(60).unwrap();
+    wait_for_logins(&agent, "stable", 30);
+    let _canary = site.deploy("canary", BAD_US).unwrap();
+    site.visit(40).unwrap();
+    wait_for_logins(&agent, "canary", 20);
+    let waiting = agent.build("web", "canary").unwrap().unwrap();
+    let sentence = waiting.sentence.as_deref().unwrap();
+    assert!(sentence.contains("no good build to compare logins with yet ("), "{sentence}");
+    assert_eq!(waiting.verdict.as_deref(), Some("undecided"), "however dear it is: {waiting:#?}");
+
+    site.switch("stable").unwrap();
+    site.visit(BASELINE).unwrap();
+    let compared = agent
+        .wait_for("the comparison", SEEN_WITHIN, |agent| {
+            let canary = agent.build("web", "canary")?;
+            Ok(canary.filter(|it| it.missing.iter().all(|it| !matches!(it, Missing::Baseline { .. }))))
+        })
+        .unwrap();
+    let login = compared.endpoints.iter().find(|it| it.endpoint.as_str() == "login").unwrap();
+    assert!(login.baseline_requests.is_some_and(|requests| requests >= 200), "{compared:#?}");
+    assert_eq!(agent.incidents().unwrap(), [], "what it cost before is not judged by it");
+    // An agent that is killed goes on with it.
+    std::thread::sleep(Duration::from_millis(1500));
+    agent.kill().unwrap();
+    let agent = Agent::start(&site).unwrap();
+    site.switch("canary").unwrap();
+    site.visit(80).unwrap();
+    let found = agent
+        .wait_for("an incident", SEEN_WITHIN, |agent| Ok(agent.incidents()?.into_iter().next()))
+        .unwrap();
+    println!("{}", found.sentence);
+    assert!(
+        found.bad_build.as_str() == "canary" && found.sentence.contains("of the good build stable"),
+        "{found:?}"
+    );
+    let log = fs::read_to_string(site.log()).unwrap();
+    assert!(log.contains("enough is known of stable now"), "{log}");
 }
 
 /// A cgroup of this test, removed again.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use watchdog::control::EnvironmentStatus;
 use watchdog_tests::agent::Agent;
 use watchdog_tests::agent::site::{BASELINE, GOOD_US, Service, Site, site_or_skip};
 use watchdog_tests::harness::{Burn, executable};
@@ -356,6 +357,114 @@ fn a_runtime_that_starts_cold_is_known_and_what_it_may_cost_is_shown() {
     assert_eq!(found.bad_build.as_str(), "v3");
     assert!(deployed.elapsed() > Duration::from_secs(30), "judged as if it were warm");
     assert_eq!(agent.build("shop", "v3").unwrap().unwrap().warming, None);
+    load.stop();
+    load.wait();
+}
+
+/// What tells how slow the host is for a build, once it is this.
+fn told_by(agent: &Agent, build: &str, source: &str) -> EnvironmentStatus {
+    agent
+        .wait_for(&format!("surroundings told by {source}"), DECIDED_WITHIN, |agent| {
+            let environment = agent.build("web", build)?.and_then(|build| build.environment);
+            Ok(environment.filter(|environment| environment.source.as_deref() == Some(source)))
+        })
+        .unwrap()
+}
+
+fn observed(site: &Site) -> Service {
+    Service {
+        mode: "observe".to_owned(),
+        hook: None,
+        budget: "{ vs_baseline = 1.5 }".to_owned(),
+        ..site.web().unwrap()
+    }
+}
+
+#[test]
+fn a_good_build_that_goes_on_serving_tells_how_slow_the_host_is() {
+    let Some(site) = site_or_skip() else { return };
+    site.configure(&[observed(&site)]).unwrap();
+    let good = site.deploy("good", GOOD_US).unwrap();
+    let agent = Agent::start(&site).unwrap();
+    site.visit(BASELINE).unwrap();
+    let _new = site.deploy("new", GOOD_US).unwrap();
+    let loads = [at(40.0, &good), site.visit_at(40.0).unwrap()];
+    let environment = told_by(&agent, "new", "old_build");
+    assert!(environment.control.as_deref().is_some_and(|control| control.contains("good build good")));
+    assert!((0.8..=1.25).contains(&environment.factor), "{environment:?}");
+    let new = agent.build("web", "new").unwrap().unwrap();
+    let setting = new.evidence.as_ref().and_then(|evidence| evidence.setting.as_ref()).unwrap();
+    assert_eq!(setting.baseline_processes, Some(1), "{setting:?}");
+    assert_eq!(setting.host.as_ref().unwrap().control, environment.control);
+    assert_eq!(agent.incidents().unwrap(), []);
+    for load in loads {
+        load.stop();
+        load.wait();
+    }
+}
+
+#[test]
+fn endpoints_that_are_declared_as_controls_tell_how_slow_the_host_is() {
+    let Some(site) = site_or_skip() else { return };
+    site.configure(&[observed(&site)]).unwrap();
+    let text = fs::read_to_string(site.config()).unwrap();
+    let declared = text.replace("budget = { mean_cpu = \"50ms\" }", "control = true");
+    assert_ne!(declared, text);
+    fs::write(site.config(), declared).unwrap();
+    let good = site.deploy("good", GOOD_US).unwrap();
+    let agent = Agent::start(&site).unwrap();
+    // A quarter only browses, and a reference needs to be known well.
+    site.visit(4 * BASELINE).unwrap();
+    let _new = site.deploy("new", GOOD_US).unwrap();
+    drop(good);
+    let load = site.visit_at(80.0).unwrap();
+    let environment = told_by(&agent, "new", "declared_endpoints");
+    assert!((0.8..=1.25).contains(&environment.factor), "{environment:?}");
+    let metrics = agent.metrics().unwrap();
+    let labels = [("build", "new"), ("source", "declared_endpoints")];
+    assert!(metrics.sum("load_watchdog_environment_factor", &labels).is_some(), "{}", metrics.text());
+    assert_eq!(agent.incidents().unwrap(), []);
+    load.stop();
+    load.wait();
+}
+
+/// After three starts of the good build its warm-up is known, and no declared factor hides a bad build that starts.
+#[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
+fn after_three_starts_a_cold_build_is_compared_with_what_the_good_one_cost_when_it_was_cold() {
+    const APART: Duration = Duration::from_secs(105);
+    let Some(site) = site_or_skip() else { return };
+    if let Err(error) = gunicorn() {
+        skip::<()>(&format!("{error:#}"));
+        return;
+    }
+    let shop = Shop::start(&site.file("shop"), "sync", &RELEASES).unwrap();
+    let service = Service {
+        name: "shop".to_owned(),
+        matcher: format!("{{ listen = {} }}", shop.port()),
+        build: "{ file = \"REVISION\" }".to_owned(),
+        ..observed(&site)
+    };
+    site.configure(&[service]).unwrap();
+    let agent = Agent::start(&site).unwrap();
+    let load = Load::start(LoadOptions { rate: Some(PER_SECOND), ..logins(&shop) }).unwrap();
+    for _ in 0..3 {
+        shop.deploy("v1").unwrap();
+        std::thread::sleep(APART);
+    }
+    assert_eq!(agent.service("shop").unwrap().builds.len(), 1, "a restart is no deploy");
+
+    let deployed = Instant::now();
+    shop.deploy("v3").unwrap();
+    let found = agent
+        .wait_for("an incident of v3", Duration::from_secs(50), |agent| {
+            Ok(agent.incidents()?.into_iter().next())
+        })
+        .unwrap();
+    println!("found {:.1} s after the deploy: {}", deployed.elapsed().as_secs_f64(), found.sentence);
+    assert_eq!(found.bad_build.as_str(), "v3");
+    assert!(deployed.elapsed() < Duration::from_secs(30), "it waited until the processes were warm");
+    assert!(found.sentence.contains("by a process that has run"), "{}", found.sentence);
     load.stop();
     load.wait();
 }

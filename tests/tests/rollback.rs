@@ -7,7 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
-use watchdog::control::{self, Outcome};
+use watchdog::control::{self, IncidentSummary, Outcome};
+use watchdog::verdict::Evidence;
 use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, Site, site_or_skip};
 use watchdog_tests::agent::{Agent, ENDED};
 
@@ -22,7 +23,10 @@ fn variables(site: &Site) -> BTreeMap<String, String> {
 #[test]
 fn a_bad_build_beside_the_good_one_is_rolled_back_once_without_a_failed_request() {
     let Some(site) = site_or_skip() else { return };
-    site.configure(&[site.web().unwrap()]).unwrap();
+    let mut web = site.web().unwrap();
+    // The share of the host is no limit here; it names the peak.
+    web.budget = web.budget.replace(" }", ", peak_rate = 40.0, max_host_share = 1.0 }");
+    site.configure(&[web]).unwrap();
     let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
@@ -48,11 +52,37 @@ fn a_bad_build_beside_the_good_one_is_rolled_back_once_without_a_failed_request(
     let condemned = agent.build("web", "bad").unwrap().unwrap();
     assert_eq!(condemned.state, "condemned");
 
+    what_was_found_is_told_in_figures(&agent, &incident);
     the_hook_was_told_everything(&site, &incident.id);
     let metrics = agent.metrics().unwrap();
     let one = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels) == Some(1.0);
     assert!(one("load_watchdog_incidents_total", &[("service", "web")]), "{}", metrics.text());
     assert!(one("load_watchdog_rollbacks_total", &[("outcome", "recovered")]), "{}", metrics.text());
+}
+
+/// For somebody who is woken by it.
+fn what_was_found_is_told_in_figures(agent: &Agent, incident: &IncidentSummary) {
+    let sentence = incident.sentence.as_str();
+    println!("{sentence}");
+    for words in [
+        "build bad needs",
+        " ms CPU per login",
+        " logins were enough",
+        "at the peak of 40/s it would need 0.",
+    ] {
+        assert!(sentence.contains(words), "no {words:?} in {sentence}");
+    }
+    let evidence: Evidence = serde_json::from_value(agent.incident(&incident.id).unwrap().evidence).unwrap();
+    let peak = evidence.peak().unwrap();
+    assert!((peak.per_second - 40.0).abs() < 1e-9 && peak.cores >= 1.0 && peak.learned.is_none(), "{peak:?}");
+    let setting = evidence.setting.as_ref().unwrap();
+    assert_eq!(setting.baseline_processes, Some(1), "the good build ran beside it: {setting:?}");
+    assert!(evidence.log_evidence >= evidence.log_bar, "{evidence:?}");
+    let shown = agent.build("web", "bad").unwrap().unwrap();
+    assert!(
+        shown.sentence.as_deref().is_some_and(|shown| shown.contains(" logins were enough")),
+        "{shown:#?}"
+    );
 }
 
 /// As docs/hook.md promises.

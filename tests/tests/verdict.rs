@@ -47,6 +47,22 @@ fn a_build_that_costs_the_same_stays_and_a_restart_is_no_deploy() {
     let two = agent.build("web", "two").unwrap().unwrap();
     assert_eq!(two.state, "probation");
     assert!(matches!(two.verdict.as_deref(), Some("undecided" | "within")), "{two:#?}");
+    // How far it is, and what it is held against, is said in figures and in words.
+    let progress = two.progress.as_ref().unwrap();
+    assert!(progress.requests > 400 && progress.judged == progress.requests, "{two:#?}");
+    assert!((progress.log_bar - 1000f64.ln()).abs() < 1e-9 && progress.log_missing > 0.0, "{progress:?}");
+    let evidence = two.evidence.as_ref().unwrap();
+    let (lower, upper) = evidence.interval_cpu_seconds.unwrap();
+    assert!(lower < evidence.mean_cpu_seconds && evidence.mean_cpu_seconds < upper, "{evidence:?}");
+    let sentence = two.sentence.as_deref().unwrap();
+    assert!(sentence.contains("build two needs") && sentence.contains("ms CPU per "), "{sentence}");
+    println!("{sentence}");
+    let metrics = agent.metrics().unwrap();
+    let of_two = |name: &str| metrics.sum(&format!("load_watchdog_{name}"), &[("build", "two")]);
+    assert!(of_two("log_evidence_bar").unwrap() > of_two("log_evidence").unwrap(), "{}", metrics.text());
+    assert!(of_two("judged_requests").is_some_and(|requests| requests > 400.0), "{}", metrics.text());
+    let known = metrics.sum("load_watchdog_baseline_requests", &[("build", "one"), ("endpoint", "login")]);
+    assert!(known.is_some_and(|requests| requests >= 200.0), "{}", metrics.text());
     // The comparison did take place.
     let login = two.endpoints.iter().find(|endpoint| endpoint.endpoint.as_str() == "login").unwrap();
     assert_eq!(login.baseline_build.as_ref().map(ToString::to_string).as_deref(), Some("one"));
@@ -112,7 +128,9 @@ fn without_traffic_nothing_is_decided() {
     std::thread::sleep(Duration::from_millis(2500));
     let bad = agent.build("web", "bad").unwrap().unwrap();
     assert_eq!((bad.state.as_str(), bad.verdict.as_deref()), ("probation", Some("undecided")), "{bad:#?}");
-    assert!(bad.sentence.as_deref().is_some_and(|why| why.contains("no login request yet")), "{bad:#?}");
+    let progress = bad.progress.as_ref().unwrap();
+    assert_eq!((progress.requests, &progress.to_exceed), (0, &None), "{bad:#?}");
+    assert!(bad.sentence.as_deref().is_some_and(|why| why.contains("no login yet")), "{bad:#?}");
     assert_eq!(agent.incidents().unwrap(), []);
 }
 

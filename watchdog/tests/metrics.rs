@@ -10,8 +10,8 @@ use std::time::Duration;
 use watchdog::kernel::Tier;
 use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
 use watchdog::metrics::{
-    BuildEvidence, Counters, Detection, Environment, Judged, Opinion, SlotOwner, Snapshot, Surrounded,
-    Totals, render,
+    BuildEvidence, Counters, Detection, Environment, Judged, JudgedCpu, Opinion, SlotOwner, Snapshot,
+    Surrounded, Totals, render,
 };
 use watchdog_common::histogram::bucket_of;
 use watchdog_common::types::{Conservation, Series, SeriesKey};
@@ -54,6 +54,7 @@ fn exposition() -> String {
         build: build.into(),
         ratios: vec![("mean_cpu", 1.5)],
         baseline: Some(("r0".into(), 0.02)),
+        baseline_requests: Some(396),
         host_share: Some(0.4),
     };
     render(&Snapshot {
@@ -88,6 +89,16 @@ fn exposition() -> String {
             build: "r1".into(),
             verdict: "exceeds",
             log_evidence: 7.5,
+            log_bar: 6.9,
+            requests: 33,
+            to_go: vec![("login".into(), "within", 40)],
+            cpu: Some(JudgedCpu {
+                endpoint: "login".into(),
+                mean_seconds: 0.03,
+                interval_seconds: Some((0.025, 0.04)),
+                limit_seconds: 0.02,
+            }),
+            warming: 2,
         }],
         processes: vec![("web".into(), "r1".into(), 2)],
         probes: vec![("sched_switch".to_owned(), 10, 2_000)],
@@ -112,6 +123,15 @@ fn figures_arrive_as_they_went_in() {
     has(r#"load_watchdog_verdict{service="web",build="r1",verdict="exceeds"} 1"#);
     has(r#"load_watchdog_verdict{service="web",build="r1",verdict="within"} 0"#);
     has(r#"load_watchdog_request_cpu_baseline_seconds{service="web",endpoint="login",build="r0"} 0.02"#);
+    has(r#"load_watchdog_baseline_requests{service="web",endpoint="login",build="r0"} 396"#);
+    has(r#"load_watchdog_log_evidence_bar{service="web",build="r1"} 6.9"#);
+    has(r#"load_watchdog_judged_requests{service="web",build="r1"} 33"#);
+    has(
+        r#"load_watchdog_requests_to_verdict{service="web",endpoint="login",build="r1",verdict="within"} 40"#,
+    );
+    has(r#"load_watchdog_judged_cpu_seconds{service="web",endpoint="login",build="r1",bound="lower"} 0.025"#);
+    has(r#"load_watchdog_judged_cpu_seconds{service="web",endpoint="login",build="r1",bound="limit"} 0.02"#);
+    has(r#"load_watchdog_warming_processes{service="web",build="r1"} 2"#);
     has(r#"load_watchdog_lost_total{reason="sample_ring_full"} 7"#);
     has(r#"load_watchdog_lost_total{reason="abandoned"} 0"#);
     has(r#"load_watchdog_tier_info{tier="core"} 1"#);

@@ -61,6 +61,16 @@ impl Default for Environment {
 }
 
 impl Environment {
+    /// Whether the verdict on a build waits until its surroundings are well again.
+    pub(super) fn holds(&self, named: &Named) -> bool {
+        self.of.get(named).is_some_and(|surroundings| surroundings.violation().is_some())
+    }
+
+    /// Its judge has something new to compare with: its controls are looked for anew, and what it was before is of no use.
+    pub(super) fn begin_anew(&mut self, named: &Named) {
+        self.of.remove(named);
+    }
+
     /// With the loop in a thread of its own; without it when the thread cannot be had.
     pub(super) fn start() -> Self {
         Self { calibration: Calibration::start().ok(), ..Self::default() }

@@ -5,6 +5,8 @@
 //! ([`rollback`]). Commands and scrapes are answered in between ([`snapshot`]). An error in a stage is reported, and
 //! the loop goes on.
 
+mod account;
+mod comparing;
 mod coverage;
 mod environment;
 mod flips;
@@ -80,8 +82,15 @@ struct Agent {
     last_tick_mono_ns: u64,
     losses_told: Told,
     opinions: second::Opinions,
-    looked_at_unfinished_mono_ns: u64,
+    looked: Looked,
     environment: environment::Environment,
+}
+
+/// When it last looked for what need not be looked for at every tick, `CLOCK_MONOTONIC`.
+#[derive(Debug, Default)]
+struct Looked {
+    at_unfinished_ns: u64,
+    for_baselines_ns: u64,
 }
 
 /// An open build slot of the kernel.
@@ -174,6 +183,7 @@ impl Agent {
         } else {
             self.follow_processes(&[], now_mono_ns);
         }
+        self.take_up_baselines(now_mono_ns);
         self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(span_ns, now_mono_ns);

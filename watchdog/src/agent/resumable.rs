@@ -8,7 +8,8 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use crate::aggregate::Cell;
+use crate::aggregate::{Baseline, Cell};
+use crate::config::ServiceConfig;
 use crate::incident::boot_id;
 use crate::model::BuildId;
 use crate::sequential::Conditions;
@@ -133,6 +134,13 @@ impl Resumable {
         let before = self.judge.is_over();
         self.judge.look_at_unfinished(now_mono_ns, under_way);
         self.changed |= self.judge.is_over() != before;
+    }
+
+    /// The comparison with a good build that became known begins; see [`Judge::take_up`].
+    pub(super) fn take_up(&mut self, service: &ServiceConfig, baseline: &Baseline) -> bool {
+        let taken_up = self.judge.take_up(service, baseline);
+        self.changed |= taken_up;
+        taken_up
     }
 
     pub(super) fn set_cores(&mut self, cores: f64) {

@@ -53,8 +53,9 @@ impl Agent {
         let name = self.services[service].config.name.clone();
         let Some(build) = self.services[service].builds.get(id) else { return };
         let Some(judged) = &build.judged else { return };
-        let sentence = judged.verdict.sentence();
-        let Verdict::Exceeds { evidence } = &judged.verdict else {
+        let Some(verdict) = self.told(service, id, build) else { return };
+        let sentence = verdict.sentence();
+        let Verdict::Exceeds { evidence } = &verdict else {
             let why = format!("service {name}: {sentence}");
             Event::Warning {
                 what: "over budget, but not because of the build: nothing is rolled back",

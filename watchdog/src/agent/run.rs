@@ -109,7 +109,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         last_tick_mono_ns: now_mono_ns,
         losses_told: Told::default(),
         opinions: Opinions::default(),
-        looked_at_unfinished_mono_ns: 0,
+        looked: super::Looked::default(),
         environment: super::environment::Environment::start(),
     };
     agent.take_over()?;

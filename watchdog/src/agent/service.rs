@@ -9,6 +9,7 @@ use crate::model::{BuildId, EndpointName};
 use crate::store::{Store, StoreError, StoredPeak};
 use crate::verdict::{HostFacts, Judge, Probation, Verdict};
 
+use super::account::Shown;
 use super::coverage::Coverage;
 use super::hidden::Hidden;
 use super::keeping::{Kept, Unsaved};
@@ -168,6 +169,7 @@ pub(super) struct Judged {
     pub(super) told_unmeasurable: bool,
     /// End of its first request on a watched endpoint.
     pub(super) first_end_mono_ns: Option<u64>,
+    pub(super) shown: Option<Shown>,
 }
 
 impl Judged {
@@ -196,6 +198,7 @@ impl Judged {
             verdict_mono_ns: 0,
             told_unmeasurable: false,
             first_end_mono_ns: None,
+            shown: None,
         }
     }
 }

@@ -16,12 +16,13 @@ use crate::control::{
 use crate::identity::Following;
 use crate::incident::BuildState;
 use crate::kernel::Tier;
-use crate::metrics::{self, BuildEvidence, Snapshot};
+use crate::metrics::{self, BuildEvidence, JudgedCpu, Snapshot};
 use crate::model::BuildId;
-use crate::verdict::Verdict;
+use crate::verdict::{Account, Evidence, Verdict, Warming};
 
 impl Agent {
     pub(super) fn answer(&mut self, call: Call) {
+        self.refresh_accounts();
         let outcome = match &call.command {
             Command::Status => Outcome::Status(self.status()),
             Command::Approve { incident } => self.approve(incident, &call.by),
@@ -42,7 +43,9 @@ impl Agent {
                 let known = ledger::Live {
                     processes: status.processes,
                     compared_with: status.compared_with,
+                    verdict: status.verdict,
                     sentence: status.sentence,
+                    progress: status.progress,
                 };
                 live.insert((service.config.name.clone(), id.clone()), known);
             }
@@ -114,6 +117,13 @@ impl Agent {
         // An adopted build is held to absolute budgets only: worth a word when it breaks one.
         let told = |judged: &&Judged| on_probation || !matches!(judged.verdict, Verdict::Undecided { .. });
         let judged = build.judged.as_ref().filter(told);
+        let verdict = judged.and_then(|_| self.told(index, id, build));
+        let progress = judged.map(|judged| judged.judge.progress());
+        let warming = judged.and_then(|_| self.environment.warming(build));
+        let sentence = verdict.as_ref().map(|verdict| {
+            let warming = warming.map(|it| Warming { processes: it.processes, factor: it.factor });
+            Account { verdict, progress: progress.as_ref(), warming }.sentence()
+        });
         BuildStatus {
             build: id.clone(),
             state: build.state.name().to_owned(),
@@ -129,9 +139,12 @@ impl Agent {
             probation_left_seconds: on_probation
                 .then(|| service.config.guard_for.saturating_sub(guarded).as_secs_f64()),
             log_evidence: judged.map(|judged| judged.judge.log_evidence().0),
-            verdict: judged.map(|judged| judged.verdict.label().to_owned()),
-            sentence: judged.map(|judged| judged.verdict.sentence()),
-            warming: judged.and_then(|_| self.environment.warming(build)),
+            verdict: verdict.as_ref().map(|verdict| verdict.label().to_owned()),
+            sentence,
+            progress,
+            missing: verdict.as_ref().map(|verdict| verdict.missing().to_vec()).unwrap_or_default(),
+            evidence: verdict.as_ref().and_then(|verdict| verdict.evidence().cloned()),
+            warming,
             environment: self.environment.status(&(index, id.clone())),
             endpoints: service
                 .config
@@ -146,13 +159,14 @@ impl Agent {
     /// The Prometheus exposition.
     pub(super) fn scrape(&mut self) -> String {
         self.read_series();
+        self.refresh_accounts();
         let mut judged = Vec::new();
         let mut evidence = Vec::new();
         let mut coverage = Vec::new();
         let mut processes = Vec::new();
         let mut hidden = Vec::new();
         let mut opinions = Vec::new();
-        for service in &self.services {
+        for (index, service) in self.services.iter().enumerate() {
             let name = &service.config.name;
             coverage.push((name.clone(), service.coverage.ratio()));
             let shares = service.hidden.shares();
@@ -161,12 +175,7 @@ impl Agent {
                 processes.push((name.clone(), id.clone(), build.processes.len() as u64));
                 opinions.extend(endpoint_opinions(service, id, build));
                 let Some(judgement) = &build.judged else { continue };
-                evidence.push(BuildEvidence {
-                    service: name.clone(),
-                    build: id.clone(),
-                    verdict: judgement.verdict.label(),
-                    log_evidence: judgement.judge.log_evidence().0,
-                });
+                evidence.push(self.build_evidence(index, id, build, judgement));
                 judged.extend(endpoint_metrics(service, id, build, judgement));
             }
         }
@@ -184,6 +193,32 @@ impl Agent {
             probes: self.kernel.probe_stats(),
         });
         self.report("rendering the metrics", rendered).unwrap_or_default()
+    }
+}
+
+impl Agent {
+    fn build_evidence(&self, index: usize, id: &BuildId, build: &Build, judged: &Judged) -> BuildEvidence {
+        let progress = judged.judge.progress();
+        let to_exceed = progress.to_exceed.iter().map(|to_go| ("exceeds", to_go));
+        let to_go = to_exceed.chain(progress.to_clear.iter().map(|to_go| ("within", to_go)));
+        let told = self.told(index, id, build);
+        let figures = |evidence: &Evidence| JudgedCpu {
+            endpoint: evidence.endpoint.clone(),
+            mean_seconds: evidence.mean_cpu_seconds,
+            interval_seconds: evidence.interval_cpu_seconds,
+            limit_seconds: evidence.limit_cpu_seconds,
+        };
+        BuildEvidence {
+            service: self.services[index].config.name.clone(),
+            build: id.clone(),
+            verdict: judged.verdict.label(),
+            log_evidence: judged.judge.log_evidence().0,
+            log_bar: progress.log_bar,
+            requests: progress.requests,
+            to_go: to_go.map(|(verdict, it)| (it.endpoint.clone(), verdict, it.requests)).collect(),
+            cpu: told.as_ref().and_then(Verdict::evidence).map(figures),
+            warming: self.environment.warming(build).map_or(0, |warming| warming.processes),
+        }
     }
 }
 
@@ -294,6 +329,8 @@ fn endpoint_status(
         budget_vs_baseline: budget.vs_baseline,
         baseline_build: of_baseline.map(|(baseline, _)| baseline.build.clone()),
         baseline_mean_cpu_seconds: of_baseline.and_then(|(_, figures)| mean_seconds(figures)),
+        baseline_requests: of_baseline.map(|(_, figures)| figures.requests()),
+        at_peak: service.peak(index),
         peak: peak_status(service, index, endpoint),
         confidence: build.second.confidence(index),
         estimate: estimate_status(build, index),
@@ -356,7 +393,6 @@ fn endpoint_metrics(
     build: &Build,
     judgement: &Judged,
 ) -> Vec<metrics::Judged> {
-    let resolved = service.resolved();
     let mut points = Vec::new();
     for (place, endpoint) in service.config.endpoints.iter().enumerate() {
         let status = endpoint_status(service, place + 1, endpoint, build);
@@ -378,10 +414,11 @@ fn endpoint_metrics(
             build: id.clone(),
             ratios,
             baseline: baseline.zip(status.baseline_mean_cpu_seconds),
+            baseline_requests: status.baseline_requests,
             host_share: status
                 .mean_cpu_seconds
-                .zip(resolved.endpoints[place].budget.peak_rate)
-                .map(|(mean, rate)| mean * rate / service.cores),
+                .zip(status.at_peak)
+                .map(|(mean, peak)| peak.cores_needed(mean) / peak.cores),
         });
     }
     points

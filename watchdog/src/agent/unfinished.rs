@@ -29,7 +29,7 @@ impl Agent {
 
     /// After a tick's requests were taken: what ended until then is not under way any more.
     pub(super) fn look_at_unfinished(&mut self, now_mono_ns: u64) {
-        if now_mono_ns.saturating_sub(self.looked_at_unfinished_mono_ns) < LOOK_EVERY_NS {
+        if now_mono_ns.saturating_sub(self.looked.at_unfinished_ns) < LOOK_EVERY_NS {
             return;
         }
         let slots = &self.slots;
@@ -44,7 +44,7 @@ impl Agent {
         if by_build.is_empty() {
             return;
         }
-        self.looked_at_unfinished_mono_ns = now_mono_ns;
+        self.looked.at_unfinished_ns = now_mono_ns;
         for request in self.kernel.ongoing() {
             let Some(named) = on_probation(request.build_slot) else { continue };
             let build = &self.services[named.0].builds[&named.1];

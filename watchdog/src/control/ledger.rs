@@ -8,6 +8,7 @@ use super::{Refusal, RefusalCode, TimelineEntry};
 use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId, IncidentKind};
 use crate::model::{BuildId, ServiceName};
 use crate::store::{self, Store, StoreError};
+use crate::verdict::Progress;
 
 /// Incidents that a list shows.
 const LISTED: u32 = 50;
@@ -26,7 +27,9 @@ pub fn exists(state_dir: &Path) -> bool {
 pub struct Live {
     pub processes: u64,
     pub compared_with: Option<ComparedWith>,
+    pub verdict: Option<String>,
     pub sentence: Option<String>,
+    pub progress: Option<Progress>,
 }
 
 /// By service and build.
@@ -65,7 +68,9 @@ fn builds(store: &Store, live: &LiveBuilds) -> Result<BuildsSnapshot, StoreError
         BuildRecord {
             processes: live.processes,
             compared_with: live.compared_with,
+            verdict: live.verdict,
             sentence: live.sentence,
+            progress: live.progress,
             service: record.service,
             build: record.build,
             state: record.state.name().to_owned(),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Mode;
 use crate::incident::IncidentKind;
 use crate::model::{BuildId, EndpointName, ServiceName};
+use crate::verdict::{Evidence, Missing, Peak, Progress};
 
 pub use windows::{OutsideStatus, ReleaseWindowStatus};
 
@@ -163,12 +164,21 @@ pub struct BuildStatus {
     pub seen_for_seconds: f64,
     /// Of the probation, while it lasts.
     pub probation_left_seconds: Option<f64>,
-    /// Natural logarithm of the evidence against the build, while it is judged.
+    /// Natural logarithm of the largest evidence against the build so far, while it is judged.
     pub log_evidence: Option<f64>,
     /// One of [`crate::verdict::Verdict::LABELS`]; absent for a build that is not judged.
     pub verdict: Option<String>,
-    /// The verdict in one sentence.
+    /// The verdict, how far it is from another one and what it rests on, in one sentence.
     pub sentence: Option<String>,
+    /// How far a judged build is from a verdict.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// What an undecided build waits for.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
+    /// What the verdict rests on, or the strongest so far; absent without requests.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
     /// Of a judged build: processes that have just begun, whose first requests may cost more.
     #[serde(default)]
     pub warming: Option<WarmingStatus>,
@@ -202,6 +212,11 @@ pub struct EndpointStatus {
     pub budget_vs_baseline: Option<f64>,
     pub baseline_build: Option<BuildId>,
     pub baseline_mean_cpu_seconds: Option<f64>,
+    #[serde(default)]
+    pub baseline_requests: Option<u64>,
+    /// The peak that it has to stand, as declared or learned; absent while it is not known.
+    #[serde(default)]
+    pub at_peak: Option<Peak>,
     /// The highest rate that lasted, where the configuration asks for it (`peak_rate = "auto"`).
     #[serde(default)]
     pub peak: Option<PeakStatus>,
@@ -271,7 +286,7 @@ pub struct BuildsSnapshot {
 }
 
 /// A build in the ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BuildRecord {
     pub service: ServiceName,
     pub build: BuildId,
@@ -283,9 +298,15 @@ pub struct BuildRecord {
     /// As in [`BuildStatus`]; only a running agent knows.
     #[serde(default)]
     pub compared_with: Option<ComparedWith>,
+    /// As in [`BuildStatus`]; only a running agent knows.
+    #[serde(default)]
+    pub verdict: Option<String>,
     /// The verdict, or what is missing for one; only a running agent knows.
     #[serde(default)]
     pub sentence: Option<String>,
+    /// As in [`BuildStatus`]; only a running agent knows.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     pub note: String,
 }
 
@@ -312,7 +333,7 @@ pub struct IncidentSummary {
 pub struct IncidentDetail {
     pub summary: IncidentSummary,
     pub timeline: Vec<TimelineEntry>,
-    /// What it rests on, as it was when the incident was opened.
+    /// [`Evidence`] as it was when the incident was opened; something else where no verdict opened it.
     #[serde(default)]
     pub evidence: serde_json::Value,
 }

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
+use serde::Deserialize as _;
+
 use super::{AgentStatus, BuildStatus, EndpointStatus, IncidentDetail, IncidentSummary};
 use super::{ServiceStatus, StatusSnapshot};
+use crate::verdict::Evidence;
 
 mod builds;
 mod windows;
@@ -200,15 +203,6 @@ fn verdict(text: &mut String, build: &BuildStatus, width: usize) {
 
 /// What is not the build's doing.
 fn surroundings(text: &mut String, build: &BuildStatus, width: usize) {
-    if let Some(warming) = &build.warming {
-        let line = format!(
-            "warming up: {} process{} younger than 30 s; their requests may cost {} times their budget",
-            warming.processes,
-            if warming.processes == 1 { "" } else { "es" },
-            warming.factor
-        );
-        wrap(text, &line, "    ", "      ", width);
-    }
     let Some(environment) = &build.environment else { return };
     let Some(control) = &environment.control else {
         let line =
@@ -249,6 +243,13 @@ pub fn incidents(incidents: &[IncidentSummary], width: usize) -> String {
 pub fn incident(detail: &IncidentDetail, width: usize) -> String {
     let mut text = String::new();
     incident_head(&mut text, &detail.summary, width);
+    // An incident that no verdict opened has none.
+    if let Ok(evidence) = Evidence::deserialize(&detail.evidence) {
+        text.push('\n');
+        for line in evidence.details() {
+            wrap(&mut text, &line, "    ", "      ", width);
+        }
+    }
     text.push('\n');
     for entry in &detail.timeline {
         let head = format!("{}  ", moment(entry.unix_ms));

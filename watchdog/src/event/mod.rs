@@ -80,6 +80,12 @@ pub enum Event<'a> {
         now: bool,
         sentence: &'a str,
     },
+    /// A good build became known well enough in the middle of a probation.
+    Compared {
+        service: &'a ServiceName,
+        build: &'a BuildId,
+        with: &'a BuildId,
+    },
     /// A control was found violated, or is well again.
     Surroundings {
         service: &'a ServiceName,
@@ -213,6 +219,9 @@ impl Event<'_> {
                 } else {
                     warn!(%service, %build, %endpoint, "cannot be judged: {sentence}");
                 }
+            }
+            Self::Compared { service, build, with } => {
+                info!(%service, %build, baseline = %with, "enough is known of {with} now: {build} is compared with it from here on");
             }
             Self::Surroundings { service, build, change } => match change {
                 Change::Violated(Violation { control, ratio, allowed }) => warn!(

@@ -58,12 +58,24 @@ metrics! {
         "Requests begun; minus the finished ones: under way or abandoned.";
     BASELINE = Gauge "request_cpu_baseline_seconds" ["service", "endpoint", "build"] "seconds"
         "Mean on-CPU time per request of the baseline (the last good build, named by the label) that new builds are compared with.";
+    BASELINE_REQUESTS = Gauge "baseline_requests" ["service", "endpoint", "build"] "requests"
+        "Requests that the baseline (named by the label) knows of the endpoint.";
     BUDGET_RATIO = Gauge "budget_ratio" ["service", "endpoint", "build", "budget"] "ratio"
         "Measured figure over its limit; above 1 the budget is exceeded on average, which is not yet a verdict.";
     VERDICT = Gauge "verdict" ["service", "build", "verdict"] "one-hot"
         "1 for the verdict that holds for a build on probation, 0 for the others.";
     LOG_EVIDENCE = Gauge "log_evidence" ["service", "build"] "nats"
-        "Natural logarithm of the evidence against the build; at ln(1/false_rollback_rate) it exceeds.";
+        "Natural logarithm of the largest evidence against the build so far; it exceeds at log_evidence_bar.";
+    LOG_BAR = Gauge "log_evidence_bar" ["service", "build"] "nats"
+        "What log_evidence has to reach for the verdict `exceeds`: ln(1/false_rollback_rate).";
+    JUDGED_REQUESTS = Gauge "judged_requests" ["service", "build"] "requests"
+        "Requests that a build's judge has seen in its probation.";
+    TO_VERDICT = Gauge "requests_to_verdict" ["service", "endpoint", "build", "verdict"] "requests"
+        "About how many more requests show the build over its budgets (`exceeds`) or within them (`within`), if they are like those so far. Absent where that cannot be told.";
+    JUDGED_CPU = Gauge "judged_cpu_seconds" ["service", "endpoint", "build", "bound"] "seconds"
+        "On-CPU time per request of the outcome with the strongest evidence: its mean, the ends of a 95 % interval that holds whenever one looks, and its limit.";
+    WARMING = Gauge "warming_processes" ["service", "build"] "processes"
+        "Processes of a judged build that warm up: their requests may cost more for now.";
     ENVIRONMENT = Gauge "environment_factor" ["service", "build", "source"] "ratio"
         "How much slower the host is than when the good build was measured, by something that the new build cannot change; limits are multiplied with it. Kept within 0.8 and 1.25.";
     CONTROL_VIOLATED = Gauge "environment_violated" ["service", "build"] "boolean"
@@ -75,7 +87,7 @@ metrics! {
     LOOP_CPU = Counter "calibration_cpu_seconds_total" [] "seconds"
         "What the calibration loop costs: CPU time of its thread.";
     HOST_SHARE = Gauge "projected_host_share" ["service", "endpoint", "build"] "ratio"
-        "Share of the host's cores that the endpoint takes at its configured peak_rate: mean on-CPU time x peak_rate / cores.";
+        "Share of the service's cores that the endpoint takes at its peak_rate, declared or learned: mean on-CPU time x peak_rate / cores.";
     COVERAGE = Gauge "attribution_coverage_ratio" ["service"] "ratio"
         "Attributed and shared over total CPU time of the service's processes in the last minute, without start-up (5 s per process) and housekeeping (1 ms per process and second). Below min_coverage nothing is judged.";
     HIDDEN = Gauge "hidden_traffic_ratio" ["service", "kind"] "ratio"
@@ -166,7 +178,7 @@ fn notes() -> String {
          - `status_class`: `none`, `1xx` to `5xx`.\n\
          - `verdict`: {verdicts}.\n\
          - `measure`: {measures}. `waiting`: direct attribution is unsure, and the estimate needs more; `neither`: both are unsure, or they contradict each other, and nothing is judged.\n\
-         - `bound`: `mean`, `lower`, `upper`.\n\
+         - `bound`: `mean`, `lower`, `upper`; of `judged_cpu_seconds` also `limit`.\n\
          - `kind` of `hidden_traffic_ratio`: `tls`, `http2`, `unknown_protocol`, `io_uring`.\n\
          - `source` of `environment_factor`: `old_build` (the good build, serving beside the new one), `declared_endpoints` (`control = true`), `other_service`, `loop` (the calibration loop), `none` (nothing can tell, and the factor is 1).\n\
          - `budget`: the budget's key in the configuration: `mean_cpu`, `vs_baseline`.\n\

@@ -8,7 +8,7 @@ use watchdog_common::types::Loss;
 
 use super::catalogue::{self, Kind, Metric};
 use super::fold::{BOUNDS_SECONDS, Folded};
-use super::{DETECTION_BOUNDS_SECONDS, Detection, Snapshot, VERDICTS};
+use super::{BuildEvidence, DETECTION_BOUNDS_SECONDS, Detection, Snapshot, VERDICTS};
 use crate::kernel::Tier;
 use crate::verdict::Measure;
 
@@ -66,19 +66,45 @@ fn judgement(snapshot: &Snapshot<'_>, families: &mut Families) {
             families.value(&catalogue::BUDGET_RATIO, &[service, endpoint, build, budget], *ratio);
         }
         if let Some((baseline, seconds)) = &judged.baseline {
-            families.once(&catalogue::BASELINE, &[service, endpoint, baseline.as_str()], *seconds);
+            let labels = [service, endpoint, baseline.as_str()];
+            families.once(&catalogue::BASELINE, &labels, *seconds);
+            if let Some(requests) = judged.baseline_requests {
+                families.once(&catalogue::BASELINE_REQUESTS, &labels, requests as f64);
+            }
         }
         if let Some(share) = judged.host_share {
             families.value(&catalogue::HOST_SHARE, &[service, endpoint, build], share);
         }
     }
-    for evidence in &snapshot.evidence {
-        let labels = [evidence.service.as_str(), evidence.build.as_str()];
-        for verdict in VERDICTS {
-            let holds = f64::from(u8::from(verdict == evidence.verdict));
-            families.value(&catalogue::VERDICT, &[labels[0], labels[1], verdict], holds);
-        }
-        families.value(&catalogue::LOG_EVIDENCE, &labels, evidence.log_evidence);
+    snapshot.evidence.iter().for_each(|build| evidence(build, families));
+}
+
+fn evidence(build: &BuildEvidence, families: &mut Families) {
+    let labels = [build.service.as_str(), build.build.as_str()];
+    for verdict in VERDICTS {
+        let holds = f64::from(u8::from(verdict == build.verdict));
+        families.value(&catalogue::VERDICT, &[labels[0], labels[1], verdict], holds);
+    }
+    families.value(&catalogue::LOG_EVIDENCE, &labels, build.log_evidence);
+    families.value(&catalogue::LOG_BAR, &labels, build.log_bar);
+    families.value(&catalogue::JUDGED_REQUESTS, &labels, build.requests as f64);
+    families.value(&catalogue::WARMING, &labels, build.warming as f64);
+    for (endpoint, verdict, requests) in &build.to_go {
+        let labels = [labels[0], endpoint.as_str(), labels[1], verdict];
+        families.value(&catalogue::TO_VERDICT, &labels, *requests as f64);
+    }
+    let Some(cpu) = &build.cpu else { return };
+    let (lower, upper) = cpu.interval_seconds.unzip();
+    let bounds = [
+        ("mean", Some(cpu.mean_seconds)),
+        ("lower", lower),
+        ("upper", upper),
+        ("limit", Some(cpu.limit_seconds)),
+    ];
+    for (bound, seconds) in bounds {
+        let Some(seconds) = seconds else { continue };
+        let labels = [labels[0], cpu.endpoint.as_str(), labels[1], bound];
+        families.value(&catalogue::JUDGED_CPU, &labels, seconds);
     }
 }
 

@@ -79,7 +79,8 @@ pub struct Judged {
     pub ratios: Vec<(&'static str, f64)>,
     /// The baseline's build and its mean on-CPU seconds.
     pub baseline: Option<(BuildId, f64)>,
-    /// Mean x `peak_rate` / cores.
+    pub baseline_requests: Option<u64>,
+    /// Mean x the peak's rate / cores.
     pub host_share: Option<f64>,
 }
 
@@ -126,6 +127,25 @@ pub struct BuildEvidence {
     /// One of [`VERDICTS`].
     pub verdict: &'static str,
     pub log_evidence: f64,
+    /// At which it exceeds.
+    pub log_bar: f64,
+    /// Seen in the probation, on all configured endpoints.
+    pub requests: u64,
+    /// About how many more show that verdict (`exceeds` or `within`), where it can be told.
+    pub to_go: Vec<(EndpointName, &'static str, u64)>,
+    pub cpu: Option<JudgedCpu>,
+    /// Processes that warm up.
+    pub warming: u64,
+}
+
+/// On-CPU seconds per request of the outcome with the strongest evidence.
+#[derive(Clone, Debug)]
+pub struct JudgedCpu {
+    pub endpoint: EndpointName,
+    pub mean_seconds: f64,
+    /// 95 %, whenever one looks.
+    pub interval_seconds: Option<(f64, f64)>,
+    pub limit_seconds: f64,
 }
 
 /// Everything that one scrape shows.

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::bets::{Bets, LANES, Lanes};
 use super::process::power;
 
+/// Requests without which there is no telling how things go on.
+const LEAST_FOR_A_PACE: u64 = 3;
+/// A guess that is further away is none.
+const MOST_TO_TELL: f64 = 1e6;
+
 /// Grows while requests are cheaper than their limit. Cleared at `1/beta`.
 ///
 /// A cap is unavoidable here: without an upper bound no finite number of requests proves a mean small. What is cleared is
@@ -77,6 +82,43 @@ impl Clearance {
     }
 }
 
+impl Clearance {
+    /// Requests until it is cleared, if those to come are like those so far: a guess. `None` while none of the bettors
+    /// gains, or while there are too few to tell.
+    pub fn to_go(&self, min_requests: u64, bar: f64) -> Option<f64> {
+        if self.cleared_after.is_some() {
+            return Some(0.0);
+        }
+        if self.requests < LEAST_FOR_A_PACE {
+            return None;
+        }
+        let settled = self.requests as f64;
+        let bettors = self.bets.shares().zip(self.capital.iter().flatten().copied());
+        let paces: Vec<(f64, f64)> = bettors
+            .filter(|(share, capital)| *share > 0.0 && *capital > 0.0)
+            .map(|(share, capital)| (libm::log(capital), libm::log(capital / share) / settled))
+            .collect();
+        let reached =
+            |more: f64| paces.iter().map(|(ln, pace)| libm::exp(ln + pace * more)).sum::<f64>() >= bar;
+        let (mut open, mut done) = (0.0, min_requests.saturating_sub(self.requests).max(1) as f64);
+        while !reached(done) {
+            (open, done) = (done, 2.0 * done);
+            if done > MOST_TO_TELL {
+                return None;
+            }
+        }
+        while done - open > 1.0 {
+            let middle = f64::midpoint(open, done).floor();
+            if reached(middle) {
+                done = middle;
+            } else {
+                open = middle;
+            }
+        }
+        Some(done)
+    }
+}
+
 /// A bettor's capital after `count` equal requests. A bettor without a share has none ever.
 fn held(capital: f64, factor: f64, count: u64) -> f64 {
     if capital <= 0.0 {
@@ -108,6 +150,35 @@ mod tests {
         // ln(8 * 100) / ln(1 + 0.95 / 8) = 59.6 when only the boldest bettor counts.
         assert!((50..=60).contains(&half.cleared_after().unwrap()), "{:?}", half.cleared_after());
         assert_eq!(twice.cleared_after(), None);
+    }
+
+    #[test]
+    fn how_many_more_it_takes_comes_true_when_things_go_on() {
+        let costs = [0.2, 1.1, 0.5, 0.4];
+        for settled in [8, 20, 40] {
+            let mut clearance = Clearance::new(5.0);
+            let mut next = costs.into_iter().cycle();
+            for z in next.by_ref().take(settled) {
+                clearance.settle(z, 1, 5, 100.0);
+            }
+            let told = clearance.to_go(5, 100.0).unwrap();
+            let mut needed = 0.0;
+            while clearance.cleared_after().is_none() {
+                clearance.settle(next.next().unwrap(), 1, 5, 100.0);
+                needed += 1.0;
+            }
+            assert!((told - needed).abs() <= 0.1 * needed + 2.0, "after {settled}: {told} and {needed}");
+            assert_eq!(clearance.to_go(5, 100.0), Some(0.0));
+        }
+    }
+
+    #[test]
+    fn what_gets_no_nearer_has_no_number() {
+        let mut clearance = Clearance::new(5.0);
+        clearance.settle(0.1, 2, 5, 100.0);
+        assert_eq!(clearance.to_go(5, 100.0), None, "two requests are no pace");
+        clearance.settle(1.4, 500, 5, 100.0);
+        assert_eq!(clearance.to_go(5, 100.0), None);
     }
 
     #[test]

@@ -128,6 +128,10 @@ pub enum InvalidComponents {
     Weight(usize),
     #[error("limit {0} of the pool is not a positive number")]
     PoolLimit(usize),
+    #[error("{0} of the capital is asked of a reserve that is smaller")]
+    Reserve(f64),
+    #[error("it was decided already")]
+    Decided,
 }
 
 pub(super) fn positive(limit: f64) -> bool {
@@ -138,11 +142,16 @@ fn share(weight: f64) -> bool {
     weight.is_finite() && weight >= 0.0
 }
 
-pub(super) fn check(components: &[Component], pool: Option<&Pool>) -> Result<(), InvalidComponents> {
+/// `reserve` is the part of the capital that is on nothing yet.
+pub(super) fn check(
+    components: &[Component],
+    pool: Option<&Pool>,
+    reserve: f64,
+) -> Result<(), InvalidComponents> {
     let all_to_one = |weights: f64| (weights - 1.0).abs() < 1e-9;
     let of_pool = pool.map_or(0.0, |pool| pool.weight);
-    let total: f64 = of_pool + components.iter().map(|component| component.weight).sum::<f64>();
-    if !share(of_pool) || !components.is_empty() && !all_to_one(total) {
+    let total: f64 = reserve + of_pool + components.iter().map(|component| component.weight).sum::<f64>();
+    if !share(reserve) || !share(of_pool) || !components.is_empty() && !all_to_one(total) {
         return Err(InvalidComponents::Weights(total));
     }
     for (index, component) in components.iter().enumerate() {

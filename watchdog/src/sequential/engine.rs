@@ -4,6 +4,7 @@
 //! everything a little slower; the components find what makes one thing much slower. Each part is worth 1 in expectation at
 //! most while the budgets hold, so their weighted sum is as well, whatever depends on whatever.
 
+mod reserve;
 mod unfinished;
 
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,9 @@ pub struct Engine {
     pub(super) rejected: u64,
     pub(super) of_build: Track,
     pub(super) overall: Track,
+    /// The part of the capital that is on nothing yet.
+    #[serde(default)]
+    reserve: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,7 +120,17 @@ impl Engine {
         components: Vec<Component>,
         pool: Option<Pool>,
     ) -> Result<Self, InvalidComponents> {
-        let layout = Layout::new(components, pool)?;
+        Self::with_reserve(parameters, components, pool, 0.0)
+    }
+
+    /// With a part of the capital that is kept for what [`Self::begin`] adds; the weights of all and it sum to 1.
+    pub fn with_reserve(
+        parameters: Parameters,
+        components: Vec<Component>,
+        pool: Option<Pool>,
+        reserve: f64,
+    ) -> Result<Self, InvalidComponents> {
+        let layout = Layout::with_reserve(components, pool, reserve)?;
         let process = || {
             Process::with_bets(parameters.bets.clone(), parameters.first_stake, parameters.outlier_allowance)
         };
@@ -142,6 +156,7 @@ impl Engine {
             rejected: 0,
             of_build: Track::START,
             overall: Track::START,
+            reserve,
         };
         (0..engine.endpoints.len()).for_each(|endpoint| engine.add_up(endpoint));
         Ok(engine)
@@ -349,7 +364,7 @@ impl Engine {
     }
 
     pub(super) fn look(&mut self) {
-        let (mut of_build, mut overall) = (0.0, 0.0);
+        let (mut of_build, mut overall) = (self.reserve, self.reserve);
         for endpoint in &self.endpoints {
             of_build += endpoint.of_build;
             overall += endpoint.overall;

@@ -35,7 +35,15 @@ pub(super) enum Place {
 
 impl Layout {
     pub(super) fn new(components: Vec<Component>, pool: Option<Pool>) -> Result<Self, InvalidComponents> {
-        check(&components, pool.as_ref())?;
+        Self::with_reserve(components, pool, 0.0)
+    }
+
+    pub(super) fn with_reserve(
+        components: Vec<Component>,
+        pool: Option<Pool>,
+        reserve: f64,
+    ) -> Result<Self, InvalidComponents> {
+        check(&components, pool.as_ref(), reserve)?;
         let mut layout = Self { components, pool: None, endpoints: Vec::new() };
         for index in 0..layout.components.len() {
             let places = layout.places_mut(layout.components[index].scope.endpoint);

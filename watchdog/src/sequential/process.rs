@@ -132,6 +132,13 @@ impl Process {
         (1.0 - released) + self.sum
     }
 
+    /// What the bettor on this share has now; 0 for one that is not in the grid.
+    pub(super) fn stake_of(&self, bet: f64) -> f64 {
+        let last = self.rows.len() - self.bets.lanes().len();
+        let stakes = self.bets.bets().zip(self.rows[last..].iter().flatten());
+        stakes.filter(|(own, _)| own.to_bits() == bet.to_bits()).map(|(_, stake)| stake).sum()
+    }
+
     /// Whether a stake is at the most that is counted: it was, or is, more than the value says.
     pub fn is_full(&self) -> bool {
         self.rows.iter().flatten().any(|&stake| stake >= CEILING)

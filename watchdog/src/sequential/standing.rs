@@ -27,8 +27,8 @@ pub struct Standing {
     pub ln_pool: Option<f64>,
     /// Requests of all judged endpoints so far; those that it took are in `stop`.
     pub requests: u64,
-    /// Requests that may be needed still, if the leading part goes on as since its most likely start. A guess, and `None`
-    /// while nothing leads or when it is over.
+    /// Requests of the leading component that may be needed still, if they go on as since its most likely start. A guess,
+    /// and `None` while no single component leads or when it is over.
     pub requests_to_go: Option<f64>,
     /// Requests whose figure was none; they are in nothing above.
     pub rejected: u64,
@@ -56,9 +56,12 @@ impl Engine {
         let ln_bar = libm::log(self.parameters.bar());
         let ln_max_evidence = libm::log(self.of_build.max);
         let carrier = self.carrier(|worth| worth.0);
-        let requests_to_go = carrier
-            .filter(|_| self.of_build.stop.is_none())
-            .and_then(|(_, component)| self.to_go(component, ln_bar - libm::log(self.of_build.now)));
+        let requests_to_go = match carrier {
+            Some((Carrier::Component(component), _)) if self.of_build.stop.is_none() => {
+                self.to_go(component, ln_bar)
+            }
+            _ => None,
+        };
         Standing {
             ln_evidence: libm::log(self.of_build.now),
             ln_max_evidence,
@@ -88,11 +91,15 @@ impl Engine {
         }
     }
 
-    /// Requests of a component until so much evidence more, at the pace since its most likely start.
-    fn to_go(&self, component: usize, ln_missing: f64) -> Option<f64> {
+    /// Requests of a component until it alone reaches the bar, at the pace since its most likely start. Only the stake of
+    /// the bet that gained most is known to go on at that pace, so the others are left out: it may take a little less.
+    fn to_go(&self, component: usize, ln_bar: f64) -> Option<f64> {
         let since = self.since_start(component)?;
         let pace = since.ln_gain / since.totals.requests as f64;
-        (pace > 0.0).then(|| (ln_missing.max(0.0) / pace).ceil())
+        let (worth, own) = self.worth(component);
+        let confirmed = self.processes[component].own.stake_of(since.bet) * worth / own;
+        let stake = self.layout.components[component].weight * confirmed;
+        (pace > 0.0 && stake > 0.0).then(|| ((ln_bar - libm::log(stake)).max(0.0) / pace).ceil())
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::estimated::Looks;
-use super::evidence::{BaselineFigures, EVIDENCE_SCHEMA, Evidence, Measure as Measured, interval_seconds};
+use super::evidence::{BaselineFigures, Evidence};
 use super::plan::{EndpointPlan, Meaning, Plan};
 use super::record::{Measure, Opinion, Record};
 use super::unfinished::Cut;
@@ -13,7 +13,7 @@ use super::{
 use crate::aggregate::{Baseline, Cell, EndpointAggregate};
 use crate::config::ServiceConfig;
 use crate::model::{BuildId, EndpointName, ServiceName, StatusClass};
-use crate::sequential::{Carrier, Conditions, Crossing, Engine, Kind, Parameters, Scope};
+use crate::sequential::{Carrier, Conditions, Engine, Kind, Parameters, Scope};
 
 /// Judges one build of one service while it is on probation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,20 +64,18 @@ impl Judge {
             outlier_allowance: probation.outlier_allowance,
             ..Parameters::default()
         };
-        let Plan { endpoints, components, meanings, pool } = Plan::new(service, host, baseline, &parameters);
-        let engine = Engine::with_pool(parameters, components, pool)
+        let plan = Plan::new(service, host, baseline, &parameters);
+        let reserve = plan.reserve();
+        let Plan { endpoints, components, meanings, pool } = plan;
+        let engine = Engine::with_reserve(parameters, components, pool, reserve)
             .expect("the plan's limits are positive and its weights sum to 1");
-        let watched = |plan: EndpointPlan| {
-            let known = baseline.and_then(|baseline| baseline.endpoint(&plan.name));
-            let of = |class| known?.class(class)?.mean_ns();
-            Watched {
-                baseline_ns: StatusClass::ALL.map(of),
-                plan,
-                seen: EndpointAggregate::default(),
-                counted: 0,
-                opinion: None,
-                looks: Looks::default(),
-            }
+        let watched = |plan: EndpointPlan| Watched {
+            baseline_ns: outcomes_ns(baseline, &plan.name),
+            plan,
+            seen: EndpointAggregate::default(),
+            counted: 0,
+            opinion: None,
+            looks: Looks::default(),
         };
         Self {
             service: service.name.clone(),
@@ -267,12 +265,6 @@ impl Judge {
             .any(|(watched, record)| watched.plan.name == *name && is_direct(record.as_ref()))
     }
 
-    /// The evidence as it stands, with the interval, which costs milliseconds: for reports. `None` without a budget or
-    /// without a request.
-    pub fn evidence(&self) -> Option<Evidence> {
-        self.as_it_stands(true)
-    }
-
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
@@ -342,93 +334,19 @@ impl Judge {
         }
         missing
     }
+}
 
-    /// As if a component had just crossed the bar: the one that speaks most against the build, or when none does, the one
-    /// with most of the CPU.
-    fn leading(&self) -> Option<Crossing> {
-        let seen = |index: usize| self.seen_cpu_ns(index);
-        let components = 0..self.engine.components().len();
-        let suspect = |index: &usize| seen(*index) > 0 && self.engine.component_evidence(*index) > 1.0;
-        let weighted =
-            |index: usize| self.engine.components()[index].weight * self.engine.component_evidence(index);
-        let strongest =
-            components.clone().filter(suspect).max_by(|&a, &b| weighted(a).total_cmp(&weighted(b)));
-        // The first of several: an absolute budget comes before a class.
-        let component = strongest.or_else(|| components.rev().max_by_key(|&index| seen(index)))?;
-        self.crossing_of(component)
-    }
-
-    pub(super) fn crossing_of(&self, component: usize) -> Option<Crossing> {
-        let index = self.engine.components()[component].scope.endpoint;
-        let requests = endpoint(&self.endpoints, index)?.requests();
-        let second = self.second();
-        let requests_in_all = self.engine.requests();
-        (requests_in_all > 0).then_some(Crossing { component, second, requests, requests_in_all })
-    }
-
-    /// CPU of the requests that a component has looked at.
-    fn seen_cpu_ns(&self, component: usize) -> u64 {
-        let scope = self.engine.components()[component].scope;
-        let Some(watched) = endpoint(&self.endpoints, scope.endpoint) else { return 0 };
-        let own = |cell: Cell| scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
-        watched
-            .seen
-            .cells()
-            .filter(|(cell, _)| own(*cell))
-            .map(|(_, seen)| seen.cpu_ns)
-            .fold(0, u64::saturating_add)
-    }
-
-    fn as_it_stands(&self, with_interval: bool) -> Option<Evidence> {
-        self.leading().map(|crossing| self.evidence_at(crossing, self.engine.max_evidence(), with_interval))
-    }
-
-    pub(super) fn evidence_at(&self, crossing: Crossing, evidence: f64, with_interval: bool) -> Evidence {
-        let component = &self.engine.components()[crossing.component];
-        let meaning = &self.meanings[crossing.component];
-        let watched = endpoint(&self.endpoints, component.scope.endpoint)
-            .expect("components are about configured endpoints");
-        let of_outcome =
-            |cell: Cell| component.scope.class.is_none_or(|own| watched.plan.class_of(cell) == own);
-        let seen = watched.seen.pooled(of_outcome);
-        let scale_ns = match component.kind {
-            Kind::Mean => component.limit,
-            Kind::Quantile { .. } => watched.plan.scale_ns.unwrap_or(component.limit),
-        };
-        Evidence {
-            schema: EVIDENCE_SCHEMA,
-            service: self.service.clone(),
-            build: self.probation.build.clone(),
-            endpoint: watched.plan.name.clone(),
-            budget: meaning.budget,
-            outcome: meaning.outcome,
-            measure: match component.kind {
-                Kind::Mean => Measured::Mean,
-                Kind::Quantile { p } => Measured::Quantile { p },
-            },
-            requests: crossing.requests,
-            outcome_requests: seen.requests,
-            above_limit: seen.requests_above(component.limit),
-            limit_cpu_seconds: component.limit * 1e-9,
-            mean_cpu_seconds: seen.mean_ns().unwrap_or(0.0) * 1e-9,
-            interval_cpu_seconds: with_interval
-                .then(|| interval_seconds(&seen, scale_ns, self.engine.parameters().cap)),
-            baseline: meaning.baseline.clone(),
-            projected_host_share: watched.figures().projected_host_share,
-            log_evidence: libm::log(evidence),
-            log_bar: libm::log(self.engine.parameters().bar()),
-            second: crossing.second,
-            last_end_mono_ns: self.last_end_mono_ns,
-            measured_by: Measure::Direct,
-            confidence: watched.opinion.as_ref().and_then(|opinion| opinion.confidence),
-            estimate: watched.opinion.as_ref().and_then(Opinion::figures),
-            unfinished: None,
-        }
-    }
+/// Mean of each outcome on the good build, where it is known.
+pub(super) fn outcomes_ns(
+    baseline: Option<&Baseline>,
+    endpoint: &EndpointName,
+) -> [Option<f64>; StatusClass::ALL.len()] {
+    let known = baseline.and_then(|baseline| baseline.endpoint(endpoint));
+    StatusClass::ALL.map(|class| known?.class(class)?.mean_ns())
 }
 
 /// Without an opinion there is only the direct figure.
-fn is_direct(record: Option<&Record>) -> bool {
+pub(super) fn is_direct(record: Option<&Record>) -> bool {
     record.is_none_or(|record| record.measure == Measure::Direct)
 }
 

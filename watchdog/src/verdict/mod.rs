@@ -24,16 +24,22 @@
 
 mod estimated;
 mod evidence;
+mod gather;
 mod hold;
 mod judge;
 mod plan;
+mod progress;
 mod record;
 mod repeat;
 mod second;
+mod take_up;
 mod unfinished;
+mod words;
 
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod progress_tests;
 #[cfg(test)]
 mod second_tests;
 #[cfg(test)]
@@ -41,25 +47,24 @@ mod share_tests;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use watchdog_common::types::{RequestFlags, Sample};
 
-use self::evidence::cpu;
-use crate::aggregate::{Age, Cell, NEEDED_SECONDS};
+use crate::aggregate::{Age, Cell};
 use crate::kernel::tick::RebuiltRequests;
 use crate::model::{BuildId, EndpointName, StatusClass};
 
 pub use evidence::{
-    BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, Measure as Measured, Outcome,
-    UnfinishedFigures,
+    BaselineFigures, BudgetKind, EVIDENCE_SCHEMA, EstimateFigures, Evidence, HostFactor, LearnedPeak,
+    Measure as Measured, Outcome, Peak, Setting, SinceFigures, UnfinishedFigures,
 };
 pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
+pub use progress::{Progress, ToGo};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use repeat::{Condemned, Repeat, repeats};
 pub use unfinished::UnderWay;
+pub use words::{Account, Warming, day_of};
 
 /// What the judge knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -203,26 +208,21 @@ impl Verdict {
         }
     }
 
-    /// For people.
-    pub fn sentence(&self) -> String {
+    /// Of an undecided build.
+    pub fn missing(&self) -> &[Missing] {
         match self {
-            Self::Within { evidence } => {
-                format!("build {} is within its budgets after {} requests", evidence.build, evidence.requests)
-            }
-            Self::Exceeds { evidence } => evidence.sentence(),
-            Self::OverBudgetNotAttributed { evidence } => format!(
-                "{}; not attributed to the build: no outcome needs more CPU than before, the mix of requests changed",
-                evidence.finding()
-            ),
-            Self::Undecided { missing, .. } => {
-                let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                format!("undecided: {}", missing.join("; "))
-            }
-            Self::NotMeasurable { reason } => format!("not measurable: {reason}"),
-            Self::Environment { violation: Violation { control, ratio, allowed } } => format!(
-                "held, as the surroundings are to blame or may be: {control} costs {ratio:.2} times what it used to (a build \
-                 may {allowed:.2} times); budgets relative to the last good build are judged again when that is over"
-            ),
+            Self::Undecided { missing, .. } => missing,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn evidence_mut(&mut self) -> Option<&mut Evidence> {
+        match self {
+            Self::Within { evidence }
+            | Self::Exceeds { evidence }
+            | Self::OverBudgetNotAttributed { evidence } => Some(evidence),
+            Self::Undecided { evidence, .. } => evidence.as_deref_mut(),
+            Self::NotMeasurable { .. } | Self::Environment { .. } => None,
         }
     }
 }
@@ -245,32 +245,6 @@ pub enum Missing {
     Quantile { endpoint: EndpointName },
     /// The requests so far fit a build that is within budget as well as one that is over.
     Evidence { requests: u64 },
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Budget => f.write_str("no endpoint of the service has a budget in the configuration"),
-            Self::Requests { endpoint } => write!(f, "no {endpoint} request yet"),
-            Self::Baseline { endpoint, requests, needed } => {
-                write!(f, "no good build to compare {endpoint} with ({requests} of {needed} requests)")
-            }
-            Self::PeakRate { endpoint } => write!(
-                f,
-                "the share of the host at {endpoint}'s peak is not measurable: too little traffic history ({} h are \
-                 needed to learn its rate)",
-                NEEDED_SECONDS / 3600
-            ),
-            Self::Estimate { endpoint, why } => write!(f, "{endpoint}: {why}"),
-            Self::Quantile { endpoint } => write!(
-                f,
-                "the quantiles of {endpoint} cannot be judged, as too much of its time was charged by inference"
-            ),
-            Self::Evidence { requests } => {
-                write!(f, "{requests} requests are too few to tell within from over budget")
-            }
-        }
-    }
 }
 
 /// Why nothing may be concluded.
@@ -300,36 +274,4 @@ pub enum NotMeasurable {
         endpoint: EndpointName,
         why: String,
     },
-}
-
-impl fmt::Display for NotMeasurable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Coverage { coverage, needed } => write!(
-                f,
-                "only {:.0} % of the service's CPU could be charged to requests, {:.0} % needed (min_coverage)",
-                100.0 * coverage,
-                100.0 * needed
-            ),
-            Self::Lost { lost, seen } => {
-                write!(f, "{lost} requests were lost, {seen} seen; `load-watchdog doctor` says why")
-            }
-            Self::Blind { why } => f.write_str(why),
-            Self::Contradiction {
-                endpoint,
-                direct_cpu_seconds,
-                estimate_cpu_seconds,
-                interval_cpu_seconds: (lower, upper),
-            } => write!(
-                f,
-                "two measurements of {endpoint} contradict each other: {} per request were charged to its requests, \
-                 while CPU time and counts alone say {} ({} to {})",
-                cpu(*direct_cpu_seconds),
-                cpu(*estimate_cpu_seconds),
-                cpu(*lower),
-                cpu(*upper)
-            ),
-            Self::Unsure { endpoint, why } => write!(f, "{endpoint}: {why}"),
-        }
-    }
 }

@@ -12,6 +12,9 @@
 //! * With an absolute budget of the mean only, that budget. Against the build the pool counts no further than a second one
 //!   in which each class is measured by what confirms that budget, as the component itself does.
 //! * An endpoint with quantile budgets only does not feed the pool: there is no limit of its mean.
+//!
+//! A comparison with a good build of which too little is known yet keeps its part of the capital in reserve: when the
+//! build is known, the comparison begins (`take_up`). The pool stays as it was.
 
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +79,17 @@ pub(super) struct EndpointPlan {
     pub(super) claims: Vec<Claim>,
     /// A budget that cannot be judged, if there is one.
     pub(super) missing: Option<Missing>,
+    /// Part of the deploy's capital that is kept for the comparison with a good build that is not known yet.
+    #[serde(default)]
+    pub(super) reserve: f64,
 }
 
 impl EndpointPlan {
+    /// Whether the comparison with a good build is what is missing.
+    pub(super) fn waits_for_baseline(&self) -> bool {
+        matches!(self.missing, Some(Missing::Baseline { .. }))
+    }
+
     /// The engine's class of a request.
     pub(super) fn class_of(&self, cell: Cell) -> u8 {
         self.classes.of(cell).unwrap_or(REST)
@@ -165,23 +176,30 @@ impl Plan {
             endpoints.len() >= LEAST_POOLED_ENDPOINTS
         });
         let to_share = 1.0 - self.pool.as_ref().map_or(0.0, |pool| pool.weight);
-        let budgets = |components: &[Component], endpoint: Option<u16>| -> f64 {
-            let of =
-                components.iter().filter(|c| endpoint.is_none_or(|endpoint| c.scope.endpoint == endpoint));
-            of.map(|component| component.weight).sum()
+        let budgets = |number: u16| -> f64 {
+            let own = self.components.iter().filter(|component| component.scope.endpoint == number);
+            own.map(|component| component.weight).sum()
         };
-        let mut endpoints: Vec<u16> =
-            self.components.iter().map(|component| component.scope.endpoint).collect();
-        endpoints.dedup();
-        let shares: Vec<f64> = self
-            .components
-            .iter()
-            .map(|component| {
-                let of_endpoint = budgets(&self.components, Some(component.scope.endpoint));
-                to_share * component.weight / of_endpoint / endpoints.len() as f64
-            })
+        // A budget that waits counts like one that bets.
+        let of_endpoint: Vec<f64> = (1u16..)
+            .zip(&self.endpoints)
+            .map(|(number, plan)| budgets(number) + f64::from(u8::from(plan.waits_for_baseline())))
             .collect();
-        self.components.iter_mut().zip(shares).for_each(|(component, share)| component.weight = share);
+        let endpoints = of_endpoint.iter().filter(|weight| **weight > 0.0).count() as f64;
+        for component in &mut self.components {
+            let of_endpoint = of_endpoint[usize::from(component.scope.endpoint) - 1];
+            component.weight *= to_share / of_endpoint / endpoints;
+        }
+        for (plan, of_endpoint) in self.endpoints.iter_mut().zip(&of_endpoint) {
+            if plan.waits_for_baseline() {
+                plan.reserve = to_share / of_endpoint / endpoints;
+            }
+        }
+    }
+
+    /// What is kept for comparisons that wait.
+    pub(super) fn reserve(&self) -> f64 {
+        self.endpoints.iter().map(|endpoint| endpoint.reserve).sum()
     }
 }
 
@@ -231,6 +249,7 @@ impl Builder<'_, '_> {
             warm_up_is_known: false,
             claims: Vec::new(),
             missing: None,
+            reserve: 0.0,
         };
         if let Some(known) = &self.known {
             let (requests, mean_ns) = (known.aggregate.requests(), known.aggregate.mean_ns());

@@ -10,7 +10,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::NotMeasurable;
-use super::evidence::{EstimateFigures, cpu};
+use super::evidence::EstimateFigures;
+use super::words::cpu;
 use crate::estimate::{Answer, EndpointEstimate, Figure};
 use crate::model::EndpointName;
 

@@ -131,6 +131,9 @@ impl Judge {
             confidence: opinion.confidence,
             estimate: opinion.figures(),
             unfinished: None,
+            endpoint_mean_cpu_seconds: Some(figure.mean_ns * 1e-9),
+            since: None,
+            setting: None,
         })
     }
 

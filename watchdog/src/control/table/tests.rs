@@ -13,6 +13,8 @@ fn snapshot() -> StatusSnapshot {
         budget_vs_baseline: Some(1.3),
         baseline_build: Some("r41".into()),
         baseline_mean_cpu_seconds: Some(0.079),
+        baseline_requests: Some(396),
+        at_peak: None,
         peak: Some(PeakStatus {
             since_unix_ms: Some(1_485_500_400_000),
             watched_seconds: 10_800,
@@ -68,6 +70,9 @@ fn snapshot() -> StatusSnapshot {
                 probation_left_seconds: Some(86_000.0),
                 log_evidence: Some(0.3),
                 verdict: Some("not_measurable".to_owned()),
+                progress: None,
+                missing: Vec::new(),
+                evidence: None,
                 warming: Some(WarmingStatus { processes: 3, factor: 4.0 }),
                 environment: Some(EnvironmentStatus {
                     factor: 1.12,

@@ -43,7 +43,8 @@ impl Engine {
         engine.advance(second);
         engine.take_pooled(unfinished);
         let released = engine.released;
-        let mut evidence = match (&engine.pool, &engine.layout.pool) {
+        let mut evidence = engine.reserve;
+        evidence += match (&engine.pool, &engine.layout.pool) {
             (Some(pool), Some(layout)) => layout.weight * pool.worth(released).0,
             _ => 0.0,
         };
