@@ -2,6 +2,7 @@
 //! killed by its process id.
 
 pub mod bpf;
+pub mod hours;
 pub mod metrics;
 pub mod site;
 

@@ -21,7 +21,8 @@ pub fn thread_cpu_ns() -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Wall clock in milliseconds since 1970, for people and for the ledger; never compared to decide anything.
+/// Wall clock in milliseconds since 1970, for people and for the ledger; compared with nothing but a release window, which is
+/// a matter of the calendar.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -17,6 +17,7 @@ pub mod verdict;
 
 pub mod action;
 pub mod incident;
+pub mod release;
 pub mod store;
 
 pub mod control;

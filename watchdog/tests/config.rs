@@ -108,10 +108,23 @@ fn the_documented_example() {
             verify_within: defaults::VERIFY_WITHIN,
         })
     );
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_release_window_is_read_and_what_it_cannot_do_yet_is_told() {
+    let rollback = DOCUMENTED.replace("on_violation = \"alert\"", "on_violation = \"rollback\"");
+    let config = Config::parse(&rollback, "c.toml").unwrap();
+    let window = config.services[0].release_window.as_ref().unwrap();
+    assert_eq!(window.on_violation, OnViolation::Rollback);
     assert_eq!(
         config.warnings,
-        ["c.toml:27:1: service[web].release_window: checked, but not acted on in this version"]
+        ["c.toml:30:16: service[web].release_window.on_violation: checked, but not acted on in this version"]
     );
+    // Friday 27 January 2017 in Melbourne, at 4 and 9; Sunday at noon.
+    let open = |instant: &str| window.hours.is_open(instant.parse().unwrap());
+    assert!(!open("2017-01-26T17:00:00Z") && !open("2017-01-26T22:00:00Z") && open("2017-01-29T01:00:00Z"));
+    assert!(open("2017-01-26T12:59:59Z"), "the last minute is inside");
 }
 
 #[test]

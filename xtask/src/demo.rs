@@ -3,9 +3,10 @@
 //! Nothing is acted: gunicorn, unmodified, serves the application of tests/apps/shop, the load driver logs people in,
 //! the agent watches with its kernel programs and runs the application's own rollback script. This file tells the story;
 //! [`stage`] sets it up, [`traffic`] loads it, [`agent`] asks the agent, [`processes`] ends everything, [`screen`] and
-//! [`summary`] print.
+//! [`summary`] print. [`incident`] tells the longer story of three days.
 
 mod agent;
+mod incident;
 mod processes;
 mod screen;
 mod stage;
@@ -59,6 +60,9 @@ pub(crate) enum Scenario {
     Day,
     /// Before business hours: one login every 2 seconds.
     Night,
+    /// Three days, in some two minutes: a heavy login at night, a "fix" with the same fault, and a good one in working
+    /// hours.
+    Incident,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,6 +74,7 @@ pub(crate) enum Workers {
 }
 
 /// What differs between the scenarios.
+#[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) logins_per_second: f64,
     pub(crate) others_per_second: f64,
@@ -101,6 +106,15 @@ impl Scenario {
                 line_every: Duration::from_secs(4),
                 verify_within: "75s",
             },
+            Self::Incident => incident::EVENING,
+        }
+    }
+
+    /// Each with what its login costs, in multiples of the good build's; the first one serves.
+    fn releases(self) -> &'static [(&'static str, u64)] {
+        match self {
+            Self::Day | Self::Night => &[(GOOD, 1), (BAD, BAD_FACTOR)],
+            Self::Incident => &incident::RELEASES,
         }
     }
 }
@@ -112,14 +126,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     );
     let interrupt = Interrupt::install()?;
     let stage = Stage::set_up(args)?;
-    let result = play(args, stage, &interrupt);
+    let result = match args.scenario {
+        Scenario::Incident => incident::play(stage, &interrupt),
+        Scenario::Day | Scenario::Night => play(args, stage, &interrupt).map(|outcome| outcome.is_success()),
+    };
     match result {
         Err(_) if interrupt.happened() => {
             eprintln!("interrupted; everything that was started has been ended");
             Ok(ExitCode::from(130))
         }
         Err(error) => Err(error),
-        Ok(outcome) => Ok(if outcome.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Ok(is_success) => Ok(if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }
 
@@ -131,23 +148,16 @@ fn play(args: &Args, mut stage: Stage, interrupt: &Interrupt) -> Result<Outcome>
     stage.start_server(interrupt)?;
     let mut agent = Agent::start(&stage)?;
     agent.wait_until_watching(interrupt).map_err(|error| agent.explain(&error))?;
-    let mut traffic = Traffic::start(&stage, &plan)?;
+    let traffic = Traffic::start(&stage, &plan, stage.request_logs())?;
     screen.begin(Duration::from_millis(BUDGET_MS));
 
-    let mut scene = Scene {
-        plan: &plan,
-        screen,
-        agent: &mut agent,
-        traffic: &mut traffic,
-        interrupt,
-        next_line: Instant::now(),
-    };
+    let mut scene = Scene { plan, screen, agent: &mut agent, traffic, interrupt, next_line: Instant::now() };
     let played = scene.perform(&stage);
-    let Scene { mut screen, .. } = scene;
+    let Scene { mut screen, traffic, .. } = scene;
     let played = played.map_err(|error| agent.explain(&error));
     let reports = traffic.stop()?;
     let report_path = match &played {
-        Ok(Some(incident)) => agent.save_report(incident, &stage).map(Some)?,
+        Ok(Some(incident)) => agent.save_report(&incident.id, &stage.file("incident.txt")).map(Some)?,
         _ => None,
     };
     agent.stop();
@@ -158,10 +168,10 @@ fn play(args: &Args, mut stage: Stage, interrupt: &Interrupt) -> Result<Outcome>
 
 /// The running demonstration.
 struct Scene<'a> {
-    plan: &'a Plan,
+    plan: Plan,
     screen: Screen,
     agent: &'a mut Agent,
-    traffic: &'a mut Traffic,
+    traffic: Traffic,
     interrupt: &'a Interrupt,
     next_line: Instant,
 }
@@ -169,6 +179,13 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// Plays the story; returns the incident, `None` if there was none within the plan's patience.
     fn perform(&mut self, stage: &Stage) -> Result<Option<agent::Observed>> {
+        self.warm_up(stage)?;
+        self.screen.event(&format!("deploying {BAD}: its login costs {BAD_FACTOR} times as much"));
+        self.deploy_bad(stage, BAD)
+    }
+
+    /// Waits for the logins on the good build that the plan asks for.
+    fn warm_up(&mut self, stage: &Stage) -> Result<()> {
         let before = self.plan.logins_before;
         let limit = Duration::from_secs_f64(before as f64 / self.plan.logins_per_second * 1.5 + 10.0);
         let warm = self.pass(limit, |scene| Ok((scene.agent.logins_of(GOOD) >= before).then_some(())))?;
@@ -178,8 +195,12 @@ impl Scene<'_> {
             self.agent.logins_of(GOOD),
             stage.agent_log().display()
         );
-        self.screen.event(&format!("deploying {BAD}: its login costs {BAD_FACTOR} times as much"));
-        let mut deploy = stage.script("deploy.sh", BAD, "deploy.log")?;
+        Ok(())
+    }
+
+    /// Deploys a bad build and follows its incident to the end; `None` if there was none within the plan's patience.
+    fn deploy_bad(&mut self, stage: &Stage, bad: &str) -> Result<Option<agent::Observed>> {
+        let mut deploy = stage.script("deploy.sh", bad, "deploy.log")?;
         let mut deployed = false;
         let mut shown = String::new();
         let mut end = Instant::now() + self.plan.patience;
@@ -187,11 +208,11 @@ impl Scene<'_> {
         let found = self.pass(self.plan.patience * 3, |scene| {
             if !deployed && let Some(status) = deploy.ended()? {
                 // The rollback may come while the deploy still waits for the old master to end.
-                ensure!(status.success(), "deploying {BAD} failed: {status}; see {}", deploy.log().display());
+                ensure!(status.success(), "deploying {bad} failed: {status}; see {}", deploy.log().display());
                 deployed = true;
-                scene.screen.event(&format!("{BAD} is deployed"));
+                scene.screen.event(&format!("{bad} is deployed"));
             }
-            observed = scene.agent.incident(BAD)?;
+            observed = scene.agent.incident(bad)?;
             if let Some(incident) = &observed
                 && incident.state != shown
             {

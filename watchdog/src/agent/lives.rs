@@ -22,9 +22,12 @@ impl Agent {
         first: &Identified,
         now_mono_ns: u64,
     ) -> Result<(), StoreError> {
+        let known = self.store.build(&self.services[place.service].config.name, &place.build)?;
+        if known.is_none() && !self.services[place.service].adopting {
+            self.check_release(place, first)?;
+        }
         let service = &self.services[place.service];
         let name = &service.config.name;
-        let known = self.store.build(name, &place.build)?;
         let restored = self.is_restored(place, first)?;
         let (initial, why) = if service.adopting {
             (BuildState::Adopted, "ran when the agent first came to the service")

@@ -15,6 +15,7 @@ mod judging;
 mod keeping;
 mod lives;
 mod processes;
+mod repeats;
 mod resumable;
 mod resume;
 mod rollback;
@@ -24,6 +25,7 @@ mod service;
 mod snapshot;
 mod unfinished;
 mod verifying;
+mod windows;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -70,6 +72,7 @@ struct Agent {
     /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
     reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
+    windows: windows::Windows,
     keeping: keeping::Keeping,
     totals: Totals,
     counters: Counters,
@@ -185,6 +188,7 @@ impl Agent {
         self.consult(now_mono_ns);
         self.judge(span_ns, now_mono_ns);
         self.carry_incidents(now_mono_ns);
+        self.follow_windows(now_mono_ns);
         self.save_increments(now_mono_ns);
         self.failures.recovered(now_mono_ns, &mut self.counters);
     }

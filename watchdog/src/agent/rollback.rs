@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Agent;
+use super::repeats::with_repeat;
 use super::verifying::Verifying;
 use crate::action::{Rollback, RollbackEvent};
 use crate::event::Event;
 use crate::incident::{Decision, Facts, Incident, IncidentId, Moment, NewIncident, State, Step, decide};
 use crate::model::{BuildId, EndpointName};
 use crate::store::StoreError;
-use crate::verdict::{Evidence, Verdict};
+use crate::verdict::{Evidence, Repeat, Verdict};
 
 /// An escalated incident is told again this often, until a person closes it.
 const REMIND_EVERY_NS: u64 = 600_000_000_000;
@@ -81,7 +82,8 @@ impl Agent {
             Event::Warning { what: "no rollback", why: &why }.emit(&mut self.counters);
             return;
         }
-        let opened = self.open_for_evidence(service, id, &evidence, &sentence);
+        let repeat = self.repeated(service, &evidence);
+        let opened = self.open_for_evidence(service, id, &evidence, &sentence, repeat.as_ref());
         if let Some(Some(incident)) = self.report("opening an incident", opened) {
             self.opened(service, incident, evidence.budget.label());
         }
@@ -93,9 +95,10 @@ impl Agent {
         id: &BuildId,
         evidence: &Evidence,
         sentence: &str,
+        repeat: Option<&Repeat>,
     ) -> anyhow::Result<Option<Incident>> {
-        let evidence_json = serde_json::to_value(evidence)?;
-        Ok(self.open_new(service, id, evidence.endpoint.clone(), sentence, evidence_json)?)
+        let (sentence, evidence_json) = with_repeat(evidence, sentence, repeat)?;
+        Ok(self.open_new(service, id, evidence.endpoint.clone(), &sentence, evidence_json)?)
     }
 
     /// `None`: an incident for this build is open already.

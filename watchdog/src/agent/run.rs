@@ -1,6 +1,7 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::keeping::Keeping;
 use super::second::Opinions;
 use super::service::Service;
+use super::windows::{Windows, without_windows};
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
@@ -21,8 +23,9 @@ use crate::control::server as control;
 use crate::event::logging::LogLevel;
 use crate::event::{Event, logging, notify};
 use crate::identity::Identifier;
+use crate::incident::IncidentKind;
 use crate::kernel::{Kernel, KernelError, KernelOptions};
-use crate::metrics::server::{self as http, Heartbeat};
+use crate::metrics::server::{self as http, Heartbeat, ScrapeRequest};
 use crate::metrics::{Counters, Totals};
 use crate::model::Uprobes;
 use crate::store::{Store, StoreError};
@@ -73,11 +76,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
 
     let heartbeat = Heartbeat::default();
     let (scrapes_in, mut scrapes) = mpsc::channel(4);
-    let listen = config.agent.listen;
-    let listener = http::bind(listen).await.with_context(|| {
-        format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
-    })?;
-    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
+    serve_metrics(config.agent.listen, scrapes_in, heartbeat.clone()).await?;
 
     let (calls_in, mut calls) = mpsc::channel(4);
     let socket = control::bind(&config.agent.control, &config.agent.control_group)?;
@@ -100,6 +99,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         flipped: Vec::new(),
         reserved: HashMap::new(),
         incidents: Incidents::default(),
+        windows: Windows::default(),
         keeping: Keeping::default(),
         totals: Totals::default(),
         counters,
@@ -171,6 +171,18 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn serve_metrics(
+    listen: SocketAddr,
+    scrapes: mpsc::Sender<ScrapeRequest>,
+    heartbeat: Heartbeat,
+) -> anyhow::Result<()> {
+    let listener = http::bind(listen).await.with_context(|| {
+        format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
+    })?;
+    tokio::spawn(http::serve(listener, scrapes, heartbeat));
+    Ok(())
+}
+
 /// A copy of the descriptor that tells when it is readable.
 fn watched(descriptor: BorrowedFd<'_>) -> anyhow::Result<AsyncFd<OwnedFd>> {
     let copy = descriptor.try_clone_to_owned()?;
@@ -217,6 +229,7 @@ impl Agent {
         self.register_services()?;
         // What an earlier agent left open comes first: its builds are no news.
         self.reconcile()?;
+        self.windows = Windows::of_an_earlier_agent(self.store.open_alerts(IncidentKind::ReleaseWindow)?);
         self.tick(clock::mono_ns());
         Ok(())
     }
@@ -253,6 +266,14 @@ impl Agent {
         }
         if as_text(&config.services) == as_text(&self.config.services) {
             // Nothing to watch differently: not one request is missed.
+            self.config = config;
+            return Ok(());
+        }
+        if as_text(&without_windows(&config.services)) == as_text(&without_windows(&self.config.services)) {
+            // When builds may appear changes nothing for those that are here.
+            for (service, config) in self.services.iter_mut().zip(&config.services) {
+                service.config = config.clone();
+            }
             self.config = config;
             return Ok(());
         }

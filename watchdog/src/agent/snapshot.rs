@@ -105,6 +105,7 @@ impl Agent {
             notes: notes(service),
             problems,
             open_incident: self.open_incident(index).map(ToString::to_string),
+            release_window: self.release_window_status(index),
             builds: service.builds.iter().map(|(id, build)| self.build_status(index, id, build)).collect(),
         }
     }

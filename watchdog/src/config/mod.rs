@@ -5,7 +5,7 @@
 //! derived deserializer stops at the first mistake.
 //!
 //! What this version does not do yet is refused when ignoring it would be unsafe (a webhook, a protocol, a
-//! match that would take in other processes), and a warning when it is only missing (a release window).
+//! match that would take in other processes), and a warning when it is only missing (`on_violation = "rollback"`).
 //!
 //! Two endpoints may share requests only when one is plainly the more specific: a literal segment beats `*`,
 //! then a named method beats any method.
@@ -30,6 +30,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::model::{EndpointName, ServiceName, Uprobes};
+use crate::release::Hours;
 
 pub use agent::AgentOverrides;
 pub use endpoint::wildcard_mask;
@@ -247,6 +248,8 @@ pub struct ReleaseWindow {
     pub allow: Vec<String>,
     pub timezone: String,
     pub on_violation: OnViolation,
+    /// What the two say.
+    pub hours: Hours,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{BuildRecord, BuildsSnapshot, Command, ComparedWith, IncidentDetail, IncidentSummary, Outcome};
 use super::{Refusal, RefusalCode, TimelineEntry};
-use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId};
+use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId, IncidentKind};
 use crate::model::{BuildId, ServiceName};
 use crate::store::{self, Store, StoreError};
 use crate::verdict::Progress;
@@ -96,8 +96,10 @@ fn incident(store: &Store, id: &str) -> Result<IncidentDetail, StoreError> {
 fn summary(incident: Incident) -> IncidentSummary {
     IncidentSummary {
         id: incident.id.to_string(),
+        kind: incident.kind,
         service: incident.service,
-        endpoint: Some(incident.endpoint),
+        endpoint: (incident.kind == IncidentKind::Cost).then_some(incident.endpoint),
+        repeats: incident.evidence["repeats"]["build"].as_str().map(BuildId::from),
         bad_build: incident.bad_build,
         good_build: incident.good_build,
         state: incident.state.name().to_owned(),

@@ -6,14 +6,18 @@ pub mod client;
 pub mod ledger;
 pub mod server;
 pub mod table;
+mod windows;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Mode;
+use crate::incident::IncidentKind;
 use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::verdict::{Evidence, Missing, Peak, Progress};
+
+pub use windows::{OutsideStatus, ReleaseWindowStatus};
 
 /// Version of the protocol and of the JSON output.
 pub const PROTOCOL: u32 = 1;
@@ -135,6 +139,9 @@ pub struct ServiceStatus {
     pub problems: Vec<String>,
     /// Id of the incident that is open.
     pub open_incident: Option<String>,
+    /// Absent where none is configured.
+    #[serde(default)]
+    pub release_window: Option<ReleaseWindowStatus>,
     pub builds: Vec<BuildStatus>,
 }
 
@@ -306,12 +313,19 @@ pub struct BuildRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncidentSummary {
     pub id: String,
+    #[serde(default)]
+    pub kind: IncidentKind,
     pub service: ServiceName,
+    /// Absent where it is about the build as a whole.
     pub endpoint: Option<EndpointName>,
+    /// The build that it is about.
     pub bad_build: BuildId,
     pub good_build: Option<BuildId>,
     pub state: String,
     pub opened_unix_ms: i64,
+    /// The condemned build whose cost this one has again.
+    #[serde(default)]
+    pub repeats: Option<BuildId>,
     pub sentence: String,
 }
 

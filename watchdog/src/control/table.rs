@@ -9,9 +9,11 @@ use super::{ServiceStatus, StatusSnapshot};
 use crate::verdict::Evidence;
 
 mod builds;
+mod windows;
 
 pub use builds::builds;
 use builds::{compared, peak};
+use windows::{role, window};
 
 /// The status page.
 pub fn status(snapshot: &StatusSnapshot, width: usize) -> String {
@@ -78,6 +80,7 @@ fn service(text: &mut String, service: &ServiceStatus, width: usize) {
             format!("Incident {incident} is open: `load-watchdog incidents show {incident}` tells more.");
         loud(text, &line, "  ", width);
     }
+    window(text, service, width);
     for build in &service.builds {
         self::build(text, build, width);
     }
@@ -259,11 +262,12 @@ fn incident_head(text: &mut String, incident: &IncidentSummary, width: usize) {
     let endpoint = incident.endpoint.as_ref().map(|e| format!("/{e}")).unwrap_or_default();
     let good = incident.good_build.as_ref().map(|b| format!(", good build {b}")).unwrap_or_default();
     let head = format!(
-        "{}  {}  {}{endpoint}  {}: bad build {}{good}",
+        "{}  {}  {}{endpoint}  {}: {} {}{good}",
         incident.id,
         moment(incident.opened_unix_ms),
         incident.service,
         incident.state,
+        role(incident),
         incident.bad_build
     );
     wrap(text, &head, "", "    ", width);

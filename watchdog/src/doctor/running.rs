@@ -82,6 +82,7 @@ mod tests {
             notes: Vec::new(),
             problems: vec!["62 % of what web receives is TLS: let the agent read it.".to_owned()],
             open_incident: None,
+            release_window: None,
             builds: Vec::new(),
         };
         let check = service(&status);

@@ -5,6 +5,7 @@
 //! [`crate::store`] keeps incidents, [`crate::action`] runs the hook.
 
 mod decide;
+mod kind;
 mod moment;
 mod reconcile;
 mod state;
@@ -15,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Decision, Facts, Refusal, decide};
+pub use kind::IncidentKind;
 pub(crate) use moment::boot_id;
 pub use moment::{Moment, RollbackHistory, RollbackMark};
 pub use reconcile::{HookProcess, Reconciliation, reconcile};
@@ -125,6 +127,7 @@ pub struct NewIncident {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Incident {
     pub id: IncidentId,
+    pub kind: IncidentKind,
     pub service: ServiceName,
     pub endpoint: EndpointName,
     pub bad_build: BuildId,

@@ -96,7 +96,7 @@ fn running(
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::incident::Moment;
+    use crate::incident::{IncidentKind, Moment};
 
     fn moment() -> Moment {
         Moment { unix_ms: 0, mono_ns: 0, boot: "boot".to_owned() }
@@ -105,6 +105,7 @@ mod tests {
     fn incident(state: State) -> Incident {
         Incident {
             id: "20170127-00000000".into(),
+            kind: IncidentKind::Cost,
             service: "web".into(),
             endpoint: "login".into(),
             bad_build: "v2".into(),

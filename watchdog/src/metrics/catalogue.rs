@@ -183,7 +183,7 @@ fn notes() -> String {
          - `source` of `environment_factor`: `old_build` (the good build, serving beside the new one), `declared_endpoints` (`control = true`), `other_service`, `loop` (the calibration loop), `none` (nothing can tell, and the factor is 1).\n\
          - `budget`: the budget's key in the configuration: `mean_cpu`, `vs_baseline`.\n\
          - `reason` of `lost_total`: {reasons}.\n\
-         - `reason` of `incidents_total`: the budget that was broken (`mean_cpu`, `quantile_cpu`, `vs_baseline`, `max_host_share`) or `condemned_build`. `outcome`: `recovered`, `failed` (the hook), `not_recovered` (the hook ran, it did not help), `refused` (not run, as it was not safe), `unknown` (the agent was killed meanwhile).\n\n\
+         - `reason` of `incidents_total`: the budget that was broken (`mean_cpu`, `quantile_cpu`, `vs_baseline`, `max_host_share`), `condemned_build`, or `release_window` (a new build appeared outside it: not about its cost). `outcome`: `recovered`, `failed` (the hook), `not_recovered` (the hook ran, it did not help), `refused` (not run, as it was not safe), `unknown` (the agent was killed meanwhile).\n\n\
          ## Buckets\n\n\
          Bounds of `request_cpu_seconds`, in seconds: {bounds}.\n",
         kept = super::totals::GONE_BUILDS_KEPT,

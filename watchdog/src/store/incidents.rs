@@ -1,12 +1,14 @@
 //! Incidents, their timelines, and what was run for them.
 
+mod alerts;
+
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::builds::{moment, optional_moment, set_state, to_sql};
 use super::{Result, Store, StoreError};
 use crate::config::Mode;
 use crate::incident::{
-    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, Moment, NewIncident,
+    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, IncidentKind, Moment, NewIncident,
     RollbackHistory, RollbackMark, State, Step, next,
 };
 use crate::model::{BuildId, ServiceName};
@@ -25,35 +27,7 @@ pub struct HookEnd {
 impl Store {
     /// Records what the verdict said, before anything is decided. At most one is open per service and bad build.
     pub fn open_incident(&self, new: &NewIncident, at: &Moment) -> Result<Incident> {
-        let id = IncidentId::new(at.unix_ms, random());
-        self.write(|tx| {
-            if let Some(open) = open_for(tx, &new.service, &new.bad_build)? {
-                let (service, bad_build) = (new.service.clone(), new.bad_build.clone());
-                return Err(StoreError::AlreadyOpen { service, bad_build, open });
-            }
-            tx.execute(
-                "INSERT INTO incidents (id, service, endpoint, bad_build, good_build, reason, evidence, mode, state,
-                     detected_unix_ms, detected_mono_ns, detected_boot,
-                     state_since_unix_ms, state_since_mono_ns, state_since_boot)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?10, ?11, ?12)",
-                params![
-                    id.as_str(),
-                    new.service.as_str(),
-                    new.endpoint.as_str(),
-                    new.bad_build.as_str(),
-                    new.good_build.as_ref().map(BuildId::as_str),
-                    new.reason,
-                    new.evidence.to_string(),
-                    mode_name(new.mode),
-                    State::Detected.name(),
-                    at.unix_ms,
-                    to_sql(at.mono_ns),
-                    at.boot,
-                ],
-            )?;
-            add_event(tx, &id, at, None, State::Detected, &new.reason)?;
-            find(tx, &id)
-        })
+        self.write(|tx| insert(tx, IncidentKind::Cost, new, at))
     }
 
     pub fn incident(&self, id: &IncidentId) -> Result<Incident> {
@@ -77,11 +51,11 @@ impl Store {
         )
     }
 
-    /// The open incident of a service's build, observed and escalated ones included.
+    /// The open incident about the cost of a service's build, observed and escalated ones included.
     pub fn open_incident_for(&self, service: &ServiceName, bad_build: &BuildId) -> Result<Option<Incident>> {
         let open = self.select(
             "SELECT * FROM incidents
-             WHERE service = ?1 AND bad_build = ?2 AND state NOT IN ('recovered', 'closed')",
+             WHERE service = ?1 AND bad_build = ?2 AND kind = 'cost' AND state NOT IN ('recovered', 'closed')",
             params![service.as_str(), bad_build.as_str()],
         )?;
         Ok(open.into_iter().next())
@@ -259,11 +233,17 @@ fn find(tx: &Transaction<'_>, id: &IncidentId) -> Result<Incident> {
         .unwrap_or_else(|| Err(StoreError::NoIncident(id.clone())))
 }
 
-fn open_for(tx: &Transaction<'_>, service: &ServiceName, build: &BuildId) -> Result<Option<IncidentId>> {
+fn open_for(
+    tx: &Transaction<'_>,
+    kind: IncidentKind,
+    service: &ServiceName,
+    build: &BuildId,
+) -> Result<Option<IncidentId>> {
     let id: Option<String> = tx
         .query_row(
-            "SELECT id FROM incidents WHERE service = ?1 AND bad_build = ?2 AND state NOT IN ('recovered', 'closed')",
-            [service.as_str(), build.as_str()],
+            "SELECT id FROM incidents
+             WHERE service = ?1 AND bad_build = ?2 AND kind = ?3 AND state NOT IN ('recovered', 'closed')",
+            [service.as_str(), build.as_str(), kind.name()],
             |row| row.get(0),
         )
         .optional()?;
@@ -273,8 +253,11 @@ fn open_for(tx: &Transaction<'_>, service: &ServiceName, build: &BuildId) -> Res
 fn read(row: &Row<'_>) -> Result<Incident> {
     let evidence: String = row.get("evidence")?;
     let mode: String = row.get("mode")?;
+    let kind: String = row.get("kind")?;
     Ok(Incident {
         id: row.get::<_, String>("id")?.as_str().into(),
+        kind: IncidentKind::from_name(&kind)
+            .ok_or(StoreError::UnknownValue { what: "the kind of incident", value: kind })?,
         service: row.get::<_, String>("service")?.into(),
         endpoint: row.get::<_, String>("endpoint")?.into(),
         bad_build: row.get::<_, String>("bad_build")?.into(),
@@ -337,6 +320,38 @@ fn mode_name(mode: Mode) -> &'static str {
 
 fn mode_of(name: &str) -> Option<Mode> {
     [Mode::Observe, Mode::Approve, Mode::Enforce].into_iter().find(|mode| mode_name(*mode) == name)
+}
+
+/// An incident that is detected; there is no open one of the same kind for the same build.
+fn insert(tx: &Transaction<'_>, kind: IncidentKind, new: &NewIncident, at: &Moment) -> Result<Incident> {
+    if let Some(open) = open_for(tx, kind, &new.service, &new.bad_build)? {
+        let (service, bad_build) = (new.service.clone(), new.bad_build.clone());
+        return Err(StoreError::AlreadyOpen { service, bad_build, open });
+    }
+    let id = IncidentId::new(at.unix_ms, random());
+    tx.execute(
+        "INSERT INTO incidents (id, kind, service, endpoint, bad_build, good_build, reason, evidence, mode, state,
+             detected_unix_ms, detected_mono_ns, detected_boot,
+             state_since_unix_ms, state_since_mono_ns, state_since_boot)
+         VALUES (?1, ?13, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?10, ?11, ?12)",
+        params![
+            id.as_str(),
+            new.service.as_str(),
+            new.endpoint.as_str(),
+            new.bad_build.as_str(),
+            new.good_build.as_ref().map(BuildId::as_str),
+            new.reason,
+            new.evidence.to_string(),
+            mode_name(new.mode),
+            State::Detected.name(),
+            at.unix_ms,
+            to_sql(at.mono_ns),
+            at.boot,
+            kind.name(),
+        ],
+    )?;
+    add_event(tx, &id, at, None, State::Detected, &new.reason)?;
+    find(tx, &id)
 }
 
 /// 40 bits from the kernel; without it from the monotonic clock, which the primary key still guards.

@@ -30,6 +30,7 @@ mod judge;
 mod plan;
 mod progress;
 mod record;
+mod repeat;
 mod second;
 mod take_up;
 mod unfinished;
@@ -61,6 +62,7 @@ pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
 pub use progress::{Progress, ToGo};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
+pub use repeat::{Condemned, Repeat, repeats};
 pub use unfinished::UnderWay;
 pub use words::{Account, Warming, day_of};
 

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -35,13 +37,21 @@ struct Service {
     processes: u64,
     #[serde(default)]
     problems: Vec<String>,
+    #[serde(default)]
+    release_window: Option<ReleaseWindow>,
     builds: Vec<Build>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReleaseWindow {
+    open: bool,
 }
 
 #[derive(Debug, Deserialize)]
 struct Build {
     #[serde(rename = "build")]
     name: String,
+    state: String,
     endpoints: Vec<Endpoint>,
 }
 
@@ -64,17 +74,22 @@ impl Endpoint {
 #[derive(Clone, Debug, Deserialize)]
 struct Incident {
     id: String,
+    /// `cost` or `release_window`.
+    kind: String,
     service: String,
     bad_build: String,
     good_build: Option<String>,
     state: String,
     opened_unix_ms: i64,
+    repeats: Option<String>,
     sentence: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct Detail {
     timeline: Vec<Entry>,
+    #[serde(default)]
+    evidence: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,6 +104,8 @@ pub(super) struct Observed {
     pub(super) id: String,
     pub(super) state: String,
     pub(super) sentence: String,
+    /// The condemned build whose cost this one has again.
+    pub(super) repeats: Option<String>,
     good_build: String,
     pub(super) verdict_unix_ms: i64,
     pub(super) hook_unix_ms: Option<i64>,
@@ -118,6 +135,16 @@ impl Observed {
     }
 }
 
+/// An incident about a build that appeared outside the release window.
+#[derive(Clone, Debug)]
+pub(super) struct Outside {
+    pub(super) id: String,
+    pub(super) state: String,
+    pub(super) sentence: String,
+    /// After the build's first process had begun.
+    pub(super) noticed_after: Duration,
+}
+
 pub(super) struct Agent {
     process: Process,
     program: PathBuf,
@@ -127,8 +154,8 @@ pub(super) struct Agent {
     /// Requests and seconds of CPU per build when figures were last shown.
     shown: Vec<(String, u64, f64)>,
     asked: Instant,
-    /// States of the incident, and when each was first seen here.
-    states: Vec<(String, i64)>,
+    /// States of incidents by their ids, and when each was first seen here.
+    states: Vec<(String, String, i64)>,
 }
 
 /// Status changes slowly; incidents are asked for every time.
@@ -248,13 +275,31 @@ impl Agent {
         best
     }
 
-    /// The incident about a build, if there is one.
-    pub(super) fn incident(&mut self, bad_build: &str) -> Result<Option<Observed>> {
+    fn find(&self, kind: &str, build: &str) -> Result<Option<Incident>> {
         let incidents: Vec<Incident> = self.ask(&json!({ "command": "incidents" }))?;
-        let found = incidents.into_iter().find(|it| it.service == SERVICE && it.bad_build == bad_build);
-        let Some(incident) = found else { return Ok(None) };
-        if !self.states.iter().any(|(state, _)| *state == incident.state) {
-            self.states.push((incident.state.clone(), unix_ms()));
+        let about = |it: &Incident| it.service == SERVICE && it.kind == kind && it.bad_build == build;
+        Ok(incidents.into_iter().find(about))
+    }
+
+    /// The incident about a build that appeared outside the release window, if there is one: its id, when it was opened,
+    /// and what it says.
+    pub(super) fn outside_window(&self, build: &str) -> Result<Option<Outside>> {
+        let Some(incident) = self.find("release_window", build)? else { return Ok(None) };
+        let detail: Detail = self.ask(&json!({ "command": "incident", "id": incident.id }))?;
+        let noticed = detail.evidence["noticed_after_seconds"].as_f64().context("when it was noticed")?;
+        Ok(Some(Outside {
+            id: incident.id,
+            state: incident.state,
+            sentence: incident.sentence,
+            noticed_after: Duration::try_from_secs_f64(noticed).unwrap_or_default(),
+        }))
+    }
+
+    /// The incident about what a build costs, if there is one.
+    pub(super) fn incident(&mut self, bad_build: &str) -> Result<Option<Observed>> {
+        let Some(incident) = self.find("cost", bad_build)? else { return Ok(None) };
+        if !self.states.iter().any(|(id, state, _)| *id == incident.id && *state == incident.state) {
+            self.states.push((incident.id.clone(), incident.state.clone(), unix_ms()));
         }
         let detail: Detail = self.ask(&json!({ "command": "incident", "id": incident.id }))?;
         let first = |word: &str| {
@@ -263,8 +308,10 @@ impl Agent {
         };
         // Where the timeline has no such line: when this program first saw the state.
         let seen = |states: &[&str]| {
-            let entry = self.states.iter().find(|(state, _)| states.contains(&state.as_str()));
-            entry.map(|(_, at)| *at)
+            let own = |(id, state, _): &&(String, String, i64)| {
+                *id == incident.id && states.contains(&state.as_str())
+            };
+            self.states.iter().find(own).map(|(_, _, at)| *at)
         };
         Ok(Some(Observed {
             hook_unix_ms: first("hook")
@@ -277,23 +324,55 @@ impl Agent {
             id: incident.id,
             state: incident.state,
             sentence: incident.sentence,
+            repeats: incident.repeats,
             good_build: incident.good_build.unwrap_or_else(|| "no build".to_owned()),
             verdict_unix_ms: incident.opened_unix_ms,
         }))
     }
 
     /// Writes what `load-watchdog incidents show ID` prints into a file and returns its path.
-    pub(super) fn save_report(&self, incident: &Observed, stage: &Stage) -> Result<PathBuf> {
-        let text = output_of(
-            Command::new(&self.program)
-                .args(["incidents", "show", &incident.id, "--control"])
-                .arg(&self.control)
-                .arg("--state-dir")
-                .arg(&self.state),
-        )?;
-        let path = stage.file("incident.txt");
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
+    pub(super) fn save_report(&self, incident: &str, path: &Path) -> Result<PathBuf> {
+        let text = self.command(&["incidents", "show", incident])?;
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path.to_owned())
+    }
+
+    /// Takes a build on probation for good, as a person does.
+    pub(super) fn accept(&self, build: &str) -> Result<()> {
+        self.command(&["builds", "accept", SERVICE, build]).map(drop)
+    }
+
+    /// What a command of the agent's own program prints.
+    fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--control").arg(&self.control).arg("--state-dir").arg(&self.state);
+        output_of(&mut command)
+    }
+
+    /// Has the agent read its configuration again, and waits until the release window is open, or is not.
+    pub(super) fn reload(&mut self, open: bool) -> Result<()> {
+        let pid = Pid::from_raw(self.process.child().id().cast_signed());
+        kill(pid, Signal::SIGHUP).context("asking the agent to read its configuration again")?;
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            self.refresh()?;
+            if self.status.release_window.as_ref().is_some_and(|window| window.open == open) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the agent has not taken its new release window after 5 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `adopted`, `probation`, `good` or `condemned`.
+    pub(super) fn state_of(&self, build: &str) -> Option<&str> {
+        self.status.builds.iter().find(|known| known.name == build).map(|build| build.state.as_str())
+    }
+
+    /// What a login of a build has cost on average.
+    pub(super) fn login_cost(&self, build: &str) -> Option<Duration> {
+        let (_, endpoint) = self.logins().find(|(name, _)| *name == build)?;
+        Duration::try_from_secs_f64(endpoint.mean_cpu_seconds?).ok()
     }
 
     pub(super) fn stop(&mut self) {
@@ -302,7 +381,7 @@ impl Agent {
 }
 
 /// Wall clock, to set beside the agent's and the driver's.
-fn unix_ms() -> i64 {
+pub(super) fn unix_ms() -> i64 {
     let now =
         nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, Duration::from);
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)

@@ -12,7 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::processes::{self, Interrupt, Process};
-use super::{Args, BAD, BAD_FACTOR, BUDGET_MS, GOOD, LOGIN_MS, Plan, Workers, output_of, shown};
+use super::{Args, BAD, BAD_FACTOR, BUDGET_MS, GOOD, LOGIN_MS, Plan, Scenario, Workers};
+use super::{incident, output_of, shown};
 use crate::process::{self as steps, Progress};
 use crate::setup::{self, Component};
 use crate::{descendants, paths, setup::gunicorn};
@@ -33,7 +34,7 @@ pub(crate) struct Stage {
     pub(super) server: SocketAddr,
     metrics: SocketAddr,
     workers: Workers,
-    verify_within: &'static str,
+    scenario: Scenario,
     master: Option<Process>,
     /// Held for the whole run.
     _lock: Flock<File>,
@@ -60,7 +61,7 @@ impl Stage {
             server: steps::free_address()?,
             metrics: steps::free_address()?,
             workers: args.workers,
-            verify_within: args.scenario.plan().verify_within,
+            scenario: args.scenario,
             master: None,
             _lock: lock,
         };
@@ -68,8 +69,13 @@ impl Stage {
             let _ = fs::remove_file(log);
         }
         stage.add_releases()?;
-        fs::write(stage.config(), stage.config_text()).context("writing the agent's configuration")?;
+        stage.configure(if args.scenario == Scenario::Incident { incident::AT_NIGHT } else { "" })?;
         Ok(stage)
+    }
+
+    /// Writes the agent's configuration; `more` goes on in `[service.rollback]`.
+    pub(super) fn configure(&self, more: &str) -> Result<()> {
+        fs::write(self.config(), self.config_text() + more).context("writing the agent's configuration")
     }
 
     pub(super) fn config(&self) -> PathBuf {
@@ -100,32 +106,45 @@ impl Stage {
         self.folder.join("shop")
     }
 
-    pub(super) fn facts(&self, args: &Args, plan: &Plan) -> Vec<(&'static str, String)> {
+    /// What runs.
+    pub(super) fn players(&self) -> Vec<(&'static str, String)> {
         let model = match self.workers {
             Workers::Sync => format!("{WORKERS} sync workers"),
             Workers::Gthread => format!("{WORKERS} workers with {THREADS} threads"),
         };
+        vec![
+            ("server", format!("gunicorn, {model}, on {}", self.server)),
+            ("agent", shown(&self.agent_program)),
+        ]
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn facts(&self, args: &Args, plan: &Plan) -> Vec<(&'static str, String)> {
         let rate = if plan.logins_per_second < 1.0 {
             format!("a login every {:.0} s", 1.0 / plan.logins_per_second)
         } else {
             format!("{} logins/s", plan.logins_per_second)
         };
-        vec![
-            ("server", format!("gunicorn, {model}, on {}", self.server)),
-            ("agent", shown(&self.agent_program)),
+        let mut facts = self.players();
+        facts.extend([
             ("good build", format!("{GOOD}: checking a password takes about {LOGIN_MS} ms of CPU")),
             ("bad build", format!("{BAD}: {BAD_FACTOR} times as much")),
             ("budget", format!("{BUDGET_MS} ms of CPU per login on average, 1.5 times the last good build")),
             ("traffic", format!("{:?}: {rate} and other requests, kept and new connections", args.scenario)),
             ("folder", shown(&self.folder)),
-        ]
+        ]);
+        facts
     }
 
     fn add_releases(&self) -> Result<()> {
         let iterations = iterations_for(Duration::from_millis(LOGIN_MS))?;
-        for (name, iterations) in [(GOOD, iterations), (BAD, iterations * BAD_FACTOR)] {
+        for (name, factor) in self.scenario.releases() {
             let script = paths::root().join("tests/apps/shop/add-release.sh");
-            output_of(Command::new(script).arg(self.shop()).arg(name).arg(iterations.to_string()))?;
+            let iterations = (iterations * factor).to_string();
+            output_of(Command::new(script).arg(self.shop()).arg(name).arg(iterations))?;
         }
         Ok(())
     }
@@ -172,7 +191,7 @@ verify_within = "{verify}"
             control = self.control().display(),
             port = self.server.port(),
             rollback = rollback.display(),
-            verify = self.verify_within,
+            verify = self.scenario.plan().verify_within,
         )
     }
 

@@ -1,6 +1,6 @@
 //! The table at the end: how many requests and seconds it took, and whether anybody noticed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -9,17 +9,19 @@ use super::agent::Observed;
 use super::screen::{Colour, Screen};
 use super::traffic::Report;
 
-/// A login that the bad build answered, from the drivers' logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BadLogin {
-    sent_unix_ms: i64,
-    answered_unix_ms: i64,
+/// A login, from the drivers' logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Login {
+    /// Which build answered it.
+    pub(super) build: String,
+    pub(super) sent_unix_ms: i64,
+    pub(super) answered_unix_ms: i64,
 }
 
 #[derive(Debug)]
 pub(super) struct Outcome {
     incident: Option<Observed>,
-    bad_logins: Vec<BadLogin>,
+    bad_logins: Vec<Login>,
     requests: u64,
     failures: u64,
     failed: Vec<String>,
@@ -33,18 +35,14 @@ impl Outcome {
         logs: &[PathBuf],
         report: Option<PathBuf>,
     ) -> Result<Self> {
-        let mut bad_logins = Vec::new();
-        for log in logs {
-            bad_logins.extend(read_bad_logins(log)?);
-        }
-        bad_logins.sort_by_key(|login| login.sent_unix_ms);
-        let failed = reports.iter().flat_map(|report| &report.failed);
+        let mut bad_logins = read_logins(logs)?;
+        bad_logins.retain(|login| login.build == BAD);
         Ok(Self {
             incident,
             bad_logins,
             requests: reports.iter().map(|report| report.requests).sum(),
             failures: reports.iter().map(|report| report.failures).sum(),
-            failed: failed.map(|it| format!("{} at {} ms: {}", it.name, it.at_ms, it.what)).collect(),
+            failed: reports.iter().flat_map(Report::failed).collect(),
             report,
         })
     }
@@ -99,20 +97,26 @@ impl Outcome {
     }
 }
 
-/// The logins in a driver's log that the bad build answered.
-fn read_bad_logins(log: &Path) -> Result<Vec<BadLogin>> {
-    let text =
-        std::fs::read_to_string(log).with_context(|| format!("reading the request log {}", log.display()))?;
-    Ok(text.lines().skip(1).filter_map(parse).collect())
+/// The logins in the drivers' logs, in the order in which they were sent.
+pub(super) fn read_logins(logs: &[PathBuf]) -> Result<Vec<Login>> {
+    let mut logins = Vec::new();
+    for log in logs {
+        let text = std::fs::read_to_string(log)
+            .with_context(|| format!("reading the request log {}", log.display()))?;
+        logins.extend(text.lines().skip(1).filter_map(parse));
+    }
+    logins.sort_by_key(|login| login.sent_unix_ms);
+    Ok(logins)
 }
 
 /// One line: `sent_unix_ms,name,build,ok,latency_us`.
-fn parse(line: &str) -> Option<BadLogin> {
+fn parse(line: &str) -> Option<Login> {
     let fields: Vec<&str> = line.split(',').collect();
-    let [sent, "login", BAD, _, latency] = fields[..] else { return None };
+    let [sent, "login", build, _, latency] = fields[..] else { return None };
     let sent_unix_ms: i64 = sent.parse().ok()?;
     let latency_us: i64 = latency.parse().ok()?;
-    Some(BadLogin { sent_unix_ms, answered_unix_ms: sent_unix_ms + latency_us / 1_000 })
+    let answered_unix_ms = sent_unix_ms + latency_us / 1_000;
+    Some(Login { build: build.to_owned(), sent_unix_ms, answered_unix_ms })
 }
 
 #[cfg(test)]
@@ -120,10 +124,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_logins_of_the_bad_build_count() {
+    fn only_logins_count_each_for_its_build() {
         let login = parse(&format!("1000,login,{BAD},1,25000")).unwrap();
-        assert_eq!(login, BadLogin { sent_unix_ms: 1000, answered_unix_ms: 1025 });
-        assert_eq!(parse("1000,login,v1.0.0,1,25000"), None);
+        let expected = Login { build: BAD.to_owned(), sent_unix_ms: 1000, answered_unix_ms: 1025 };
+        assert_eq!(login, expected);
         assert_eq!(parse(&format!("1000,browse,{BAD},1,25000")), None);
         assert_eq!(parse("sent_unix_ms,name,build,ok,latency_us"), None);
     }

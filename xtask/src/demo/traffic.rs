@@ -1,6 +1,6 @@
 //! The visitors: two load drivers, one that keeps its connections and one that makes a new one for each request.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,14 +20,21 @@ const SECONDS: &str = "600";
 pub(super) struct Report {
     pub(super) requests: u64,
     pub(super) failures: u64,
-    pub(super) failed: Vec<Failure>,
+    failed: Vec<Failure>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Failure {
-    pub(super) name: String,
-    pub(super) at_ms: u64,
-    pub(super) what: String,
+struct Failure {
+    name: String,
+    at_ms: u64,
+    what: String,
+}
+
+impl Report {
+    /// The first failures, for people.
+    pub(super) fn failed(&self) -> impl Iterator<Item = String> {
+        self.failed.iter().map(|it| format!("{} at {} ms: {}", it.name, it.at_ms, it.what))
+    }
 }
 
 pub(super) struct Traffic {
@@ -35,8 +42,9 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn start(stage: &Stage, plan: &Plan) -> Result<Self> {
-        let [kept, new] = stage.request_logs();
+    /// Each driver writes a line per request into its log.
+    pub(super) fn start(stage: &Stage, plan: &Plan, logs: [PathBuf; 2]) -> Result<Self> {
+        let [kept, new] = logs;
         let others = [
             "browse=GET /browse x12",
             "report=GET /report x1",

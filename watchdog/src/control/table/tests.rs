@@ -58,6 +58,7 @@ fn snapshot() -> StatusSnapshot {
                             Reason most often: TLS ends in the application itself."
                 .to_owned()],
             open_incident: None,
+            release_window: None,
             builds: vec![BuildStatus {
                 build: "release-2027-01-27T09-14-00".into(),
                 state: "probation".to_owned(),
