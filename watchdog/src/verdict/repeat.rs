@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Evidence, Outcome, cpu, interval_seconds};
+use super::evidence::{Evidence, Outcome, interval_seconds};
+use super::words::cpu;
 use crate::aggregate::{Cell, ClassAggregate, EndpointAggregate};
 use crate::model::BuildId;
 
