@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Evidence, Outcome, interval_seconds};
-use super::words::cpu;
+use super::words::{cpu, one};
 use crate::aggregate::{Cell, ClassAggregate, EndpointAggregate};
 use crate::model::BuildId;
 
@@ -101,10 +101,10 @@ impl Repeat {
             None => "condemned before".to_owned(),
         };
         format!(
-            "a repeat offender: build {}, {condemned}, needed {} per {} request, this one needs {}",
+            "a repeat offender: build {}, {condemned}, needed {} per {}, this one needs {}",
             self.build,
             figures(self.mean_cpu_seconds, self.interval_cpu_seconds),
-            new.endpoint,
+            one(&new.endpoint),
             figures(new.mean_cpu_seconds, new.interval_cpu_seconds.unwrap_or((0.0, f64::INFINITY)))
         )
     }
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(
             repeat.sentence(&new),
             "a repeat offender: build v2, condemned in incident 20170127-abcdefgh, needed 20 ms (18.8 ms to 21.3 ms) per \
-             login request, this one needs 20.3 ms (at least 14.1 ms)"
+             login, this one needs 20.3 ms (at least 14.1 ms)"
         );
         assert!(
             Repeat { incident: None, ..repeat }.sentence(&new).contains("build v2, condemned before, needed")

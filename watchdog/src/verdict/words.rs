@@ -14,7 +14,7 @@ use crate::model::EndpointName;
 
 pub use peak::day_of;
 
-pub(super) use nouns::cpu;
+pub(super) use nouns::{cpu, one};
 use nouns::{many, requests, significant};
 
 /// Below this the evidence against a build is told as none: it starts at 1.

@@ -41,7 +41,7 @@ pub(super) fn requests(endpoint: &EndpointName, count: u64) -> String {
 }
 
 /// `login`, or `api/v2 request`: a name is a noun where it is a plain word.
-pub(super) fn one(endpoint: &EndpointName) -> String {
+pub(in crate::verdict) fn one(endpoint: &EndpointName) -> String {
     if is_word(endpoint) { endpoint.to_string() } else { format!("{endpoint} request") }
 }
 
