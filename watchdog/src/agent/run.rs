@@ -15,6 +15,7 @@ use super::keeping::Keeping;
 use super::second::Opinions;
 use super::service::Service;
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
+use crate::action::Driver;
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
 use crate::control::server as control;
@@ -93,6 +94,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         services: make_services(&config.services, &store)?,
         options,
         config,
+        driver: Driver::new(Arc::clone(&store)),
         store,
         kernel,
         slots: HashMap::new(),

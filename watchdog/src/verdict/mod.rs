@@ -56,6 +56,7 @@ pub use evidence::{
 };
 pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
+pub(crate) use plan::clearing;
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use unfinished::UnderWay;
 
