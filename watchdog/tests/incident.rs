@@ -30,8 +30,7 @@ fn driver(dir: &TempDir) -> (Arc<Store>, Driver) {
 
 /// Decides about an incident, and runs the hook when that is the decision.
 fn carry(driver: &Driver, hook: &RollbackConfig, id: &IncidentId) -> (Incident, Vec<RollbackEvent>) {
-    let (settled, decision) =
-        driver.settle(&service(Some(hook.clone())), id, &live(Mode::Enforce)).unwrap();
+    let (settled, decision) = driver.settle(&service(Some(hook.clone())), id, &live(Mode::Enforce)).unwrap();
     if !matches!(decision, Decision::Act | Decision::Rehearse) {
         return (settled, Vec::new());
     }
@@ -201,9 +200,7 @@ fn the_decision_comes_from_the_ledger_and_is_written_down() {
     assert!(note.contains("not rolled back") && note.contains("condemned"), "{note}");
     let (_, state, note) = decided(Mode::Enforce, &|store| {
         let lasts = Duration::from_hours(1);
-        store
-            .set_pause(&PausedUntil { by: "uid 0".to_owned(), since: Moment::now(), lasts })
-            .unwrap();
+        store.set_pause(&PausedUntil { by: "uid 0".to_owned(), since: Moment::now(), lasts }).unwrap();
     });
     assert_eq!(state, State::AwaitingApproval);
     assert!(note.contains("uid 0 paused all rollbacks"), "{note}");
@@ -220,7 +217,8 @@ fn after_a_rollback_the_cooldown_and_the_condemnation_hold() {
     let name = "web".into();
     store.build_appeared(&name, &"v3".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
     let second = store.open_incident(&new_incident("v3"), &Moment::now()).unwrap().id;
-    let (settled, decision) = driver.settle(&service(Some(hook.clone())), &second, &live(Mode::Enforce)).unwrap();
+    let (settled, decision) =
+        driver.settle(&service(Some(hook.clone())), &second, &live(Mode::Enforce)).unwrap();
     assert_eq!(settled.state, State::AwaitingApproval);
     assert!(
         matches!(&decision, Decision::Ask { because: Some(Refusal::UnderWay { incident }) } if *incident == first)
@@ -323,8 +321,7 @@ fn without_a_durable_step_nothing_is_run() {
         let id = detect(&store);
         let hook = rollback(["/bin/sh", "-c", &format!("echo run >> {}", text(&log))]);
         if table == "hook_attempts" {
-            let (armed, _) =
-                driver.settle(&service(Some(hook.clone())), &id, &live(Mode::Enforce)).unwrap();
+            let (armed, _) = driver.settle(&service(Some(hook.clone())), &id, &live(Mode::Enforce)).unwrap();
             assert_eq!(armed.state, State::Armed);
         }
         let ledger = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();

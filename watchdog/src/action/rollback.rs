@@ -150,8 +150,7 @@ impl Driver {
                 format!("attempt {attempt} after exit 75")
             };
             let (of, now) = (id.clone(), self.hands.now());
-            let incident =
-                self.durable(move |store| store.journal_intent(&of, attempt, &note, &now)).await?;
+            let incident = self.durable(move |store| store.journal_intent(&of, attempt, &note, &now)).await?;
             self.fail.reached(Point::IntentJournaled);
             let run = self.attempt(hook, &incident, &good_build, attempt, events).await?;
             let again = run.outcome == HookOutcome::TryAgain && attempt < last_attempt;
@@ -245,19 +244,19 @@ impl Driver {
     /// its time limit still holds.
     pub async fn adopt(
         &self,
-        hook: RollbackConfig,
+        timeout: Duration,
         id: &IncidentId,
         attempt: u32,
         process: HookProcess,
         events: &UnboundedSender<RollbackEvent>,
     ) -> Result<Incident, RollbackError> {
-        let result = self.watch(&hook, id, attempt, &process, events).await;
+        let result = self.watch(timeout, id, attempt, &process, events).await;
         self.or_escalate(result, id, "the hook could not be waited for", events).await
     }
 
     async fn watch(
         &self,
-        hook: &RollbackConfig,
+        timeout: Duration,
         id: &IncidentId,
         attempt: u32,
         process: &HookProcess,
@@ -269,12 +268,14 @@ impl Driver {
             .last()
             .and_then(|last| last.started.as_ref())
             .map_or(Duration::ZERO, |started| started.until(&self.hands.now()));
-        let watched = self.hands.watch(process, hook.timeout.saturating_sub(ran)).await;
+        let watched = self.hands.watch(process, timeout.saturating_sub(ran)).await;
         self.fail.reached(Point::Ended);
         let (outcome, step) = match watched.forced {
-            None => ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify),
+            None => {
+                ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify)
+            }
             Some(forced) => {
-                let after_ms = milliseconds(hook.timeout);
+                let after_ms = milliseconds(timeout);
                 (HookOutcome::TimedOut { after_ms, forced }.to_string(), Step::HookTimedOut)
             }
         };

@@ -90,10 +90,7 @@ impl Known {
             rollbacks_last_day: self.history.within(DAY, now),
             max_per_day: hook.map_or(0, |hook| hook.max_per_day),
             breaker: self.breaker.as_ref(),
-            paused: self
-                .pause
-                .as_ref()
-                .and_then(|pause| Some((pause.left(now)?, pause.by.as_str()))),
+            paused: self.pause.as_ref().and_then(|pause| Some((pause.left(now)?, pause.by.as_str()))),
         })
     }
 }
@@ -123,14 +120,15 @@ impl Driver {
         let decision = Known::read(&self.store, &incident)?.decide(&incident, service, live, approved, &now);
         let good = incident.good_build.as_ref().map_or("none", |build| build.as_str());
         let (step, note) = match &decision {
-            Decision::Act => (Step::Arm, format!("mode enforce, and every rail holds: rolling back to {good}")),
+            Decision::Act => {
+                (Step::Arm, format!("mode enforce, and every rail holds: rolling back to {good}"))
+            }
             Decision::Rehearse => {
                 (Step::ArmRehearsal, format!("dry run: the hook for {good} runs in its test mode"))
             }
-            Decision::Observe { refusal: None } => (
-                Step::Observe,
-                format!("mode observe: mode enforce would have run the hook, back to {good}"),
-            ),
+            Decision::Observe { refusal: None } => {
+                (Step::Observe, format!("mode observe: mode enforce would have run the hook, back to {good}"))
+            }
             Decision::Observe { refusal: Some(reason) } => (
                 Step::Observe,
                 format!("mode observe: mode enforce would not have run the hook either, because {reason}"),
@@ -186,8 +184,12 @@ impl Driver {
         };
         let mut incident = self.store.decided(id, operator, &now)?;
         if rehearse && !incident.dry_run {
-            incident =
-                self.store.advance(id, Step::ArmRehearsal, "dry run: the hook runs in its test mode", &now)?;
+            incident = self.store.advance(
+                id,
+                Step::ArmRehearsal,
+                "dry run: the hook runs in its test mode",
+                &now,
+            )?;
         }
         self.fail.reached(Point::Decided);
         Ok(incident)

@@ -1,9 +1,12 @@
 //! What an incident needs besides its own course: an agent that was killed, and a person who approves.
 
+use std::time::Duration;
+
 use super::Agent;
 use super::rollback::{Active, Phase, REMOVED};
 use super::verifying::Verifying;
 use crate::action::{OperateError, Reconciled};
+use crate::config::defaults::ROLLBACK_TIMEOUT;
 use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::Event;
 use crate::incident::{HookProcess, Incident, IncidentId, Moment, Operator, Reconciliation, State};
@@ -15,7 +18,7 @@ impl Agent {
         for Reconciled { incident, next } in self.driver.reconcile()? {
             let service = self.services.iter().position(|s| s.config.name == incident.service);
             let Some(service) = service else {
-                self.left_behind(incident);
+                self.left_behind(incident, next);
                 continue;
             };
             match next {
@@ -30,7 +33,11 @@ impl Agent {
                 }
                 Reconciliation::Leave => {}
                 Reconciliation::Wait { attempt, process } => {
-                    self.wait_for_hook(service, incident, attempt, process);
+                    let id = incident.id.clone();
+                    self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
+                    let hook = self.services[service].config.rollback.as_ref();
+                    let timeout = hook.map_or(ROLLBACK_TIMEOUT, |hook| hook.timeout);
+                    self.wait_for_hook(timeout, id, attempt, process);
                 }
                 Reconciliation::Verify => self.go_on_verifying(service, incident),
                 Reconciliation::Rehearsed { note } => {
@@ -43,26 +50,24 @@ impl Agent {
         Ok(())
     }
 
-    /// An incident of a service that is not configured any more.
-    fn left_behind(&mut self, incident: Incident) {
-        match incident.state {
-            State::Observed => {}
-            State::Escalated => self.incidents.escalated.push((incident, 0)),
+    /// An incident of a service that is not configured any more. A hook that runs is left to its end, and escalated then:
+    /// no other one may run beside it.
+    fn left_behind(&mut self, incident: Incident, next: Reconciliation) {
+        match (incident.state, next) {
+            (State::Observed, _) => {}
+            (State::Escalated, _) => self.incidents.escalated.push((incident, 0)),
+            (_, Reconciliation::Wait { attempt, process }) => {
+                self.wait_for_hook(ROLLBACK_TIMEOUT, incident.id, attempt, process);
+            }
             _ => self.give_up(&incident.id, REMOVED),
         }
     }
 
-    fn wait_for_hook(&mut self, service: usize, incident: Incident, attempt: u32, process: HookProcess) {
-        let id = incident.id.clone();
-        let Some(hook) = self.services[service].config.rollback.clone() else {
-            self.give_up(&id, "the hook of an earlier agent runs, but none is configured any more");
-            return;
-        };
+    fn wait_for_hook(&self, timeout: Duration, id: IncidentId, attempt: u32, process: HookProcess) {
         let (driver, events) = (self.driver.clone(), self.rollback_events.clone());
-        self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
         tokio::spawn(async move {
             // What went wrong was told as an event.
-            let _ = driver.adopt(hook, &id, attempt, process, &events).await;
+            let _ = driver.adopt(timeout, &id, attempt, process, &events).await;
         });
     }
 

@@ -5,7 +5,7 @@ use super::verifying::Verifying;
 use crate::action::{Live, RollbackEvent};
 use crate::event::Event;
 use crate::incident::{BuildState, Decision, Incident, IncidentId, Moment, NewIncident, State};
-use crate::model::{BuildId, EndpointName};
+use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::store::StoreError;
 use crate::verdict::{Evidence, Verdict};
 
@@ -30,6 +30,7 @@ pub(super) struct Incidents {
 enum Unwritten {
     Incident { new: Box<NewIncident>, label: String },
     Decision(Box<Incident>),
+    Escalation { incident: IncidentId, note: String },
 }
 
 #[derive(Debug)]
@@ -125,12 +126,12 @@ impl Agent {
             evidence,
             mode: config.mode,
         };
-        self.open(service, new, label);
+        self.open_incident_of(service, new, label);
         Ok(())
     }
 
     /// An incident that cannot be written yet is kept; one of the same build that is open already stands for it.
-    pub(super) fn open(&mut self, service: usize, new: NewIncident, label: &str) {
+    pub(super) fn open_incident_of(&mut self, service: usize, new: NewIncident, label: &str) {
         match self.driver.open(&new) {
             Ok(incident) => self.opened(service, incident, label),
             Err(StoreError::AlreadyOpen { .. }) => {}
@@ -154,8 +155,7 @@ impl Agent {
         }
         let reason = format!("build {bad} was condemned before and is back");
         let evidence = serde_json::json!({ "schema": crate::verdict::EVIDENCE_SCHEMA, "condemned": true });
-        let opened =
-            self.open_new(service, bad, EndpointName::other(), &reason, evidence, "condemned_build");
+        let opened = self.open_new(service, bad, EndpointName::other(), &reason, evidence, "condemned_build");
         self.report("opening an incident", opened);
     }
 
@@ -172,9 +172,9 @@ impl Agent {
     }
 
     pub(super) fn decide_incident(&mut self, service: usize, incident: Incident) {
-        let settled = self.live(service, &incident).and_then(|live| {
-            self.driver.settle(&self.services[service].config, &incident.id, &live)
-        });
+        let settled = self
+            .live(service, &incident)
+            .and_then(|live| self.driver.settle(&self.services[service].config, &incident.id, &live));
         match settled {
             Ok((incident, Decision::Act | Decision::Rehearse)) => self.run_hook(service, incident),
             Ok((incident, decision)) => self.tell_decision(service, incident, &decision),
@@ -196,7 +196,7 @@ impl Agent {
             .map(|record| record.first_seen.until(&now));
         let is_newer = |record: &&crate::store::BuildRecord| {
             let runs = service.builds.get(&record.build).is_some_and(|build| !build.processes.is_empty());
-            runs && !record.state.is_restorable()
+            runs && record.state == BuildState::Probation
                 && bad_age.is_some_and(|bad_age| record.first_seen.until(&now) < bad_age)
         };
         Ok(Live {
@@ -252,13 +252,7 @@ impl Agent {
     pub(super) fn on_rollback_event(&mut self, event: RollbackEvent, now_mono_ns: u64) {
         let id = event.incident().clone();
         let Some(index) = self.incidents.active.iter().position(|active| active.incident.id == id) else {
-            if matches!(event, RollbackEvent::Verifying { .. }) {
-                self.give_up(
-                    &id,
-                    "the service was taken out of the configuration while the hook ran: whether it helped is not \
-                     verified",
-                );
-            }
+            self.of_nobody(event);
             return;
         };
         let (service, bad) =
@@ -287,20 +281,51 @@ impl Agent {
                 note
             }
             RollbackEvent::Escalated { note, .. } => {
-                let active = self.incidents.active.swap_remove(index);
-                self.escalated(active.incident, "failed", &note);
+                let Active { incident, .. } = self.incidents.active.swap_remove(index);
+                let on_disk = self.store.incident(&id).is_ok_and(|found| found.state == State::Escalated);
+                if !on_disk {
+                    self.escalate_later(&id, &note);
+                }
+                self.escalated(incident, "failed", &note);
                 return;
             }
         };
         Event::IncidentStep { service: &name, incident: id.as_str(), step: &step }.emit(&mut self.counters);
     }
 
+    /// The end of a hook whose service was taken out of the configuration meanwhile: nothing can be verified.
+    fn of_nobody(&mut self, event: RollbackEvent) {
+        match event {
+            RollbackEvent::Verifying { incident } => self.give_up(&incident, REMOVED),
+            RollbackEvent::Escalated { incident, note } => match self.store.incident(&incident) {
+                Ok(found) if found.state == State::Escalated => self.escalated(found, "failed", &note),
+                _ => self.escalate_later(&incident, &note),
+            },
+            _ => {}
+        }
+    }
+
     /// Escalates an incident that nothing carries any more.
     pub(super) fn give_up(&mut self, id: &IncidentId, note: &str) {
-        let escalated = self.driver.escalate(id, note);
-        if let Some(incident) = self.report("recording an incident's step", escalated) {
-            self.escalated(incident, "unknown", note);
+        match self.driver.escalate(id, note) {
+            Ok(incident) => {
+                let known = self.incidents.escalated.iter().any(|(known, _)| known.id == *id);
+                if !known {
+                    self.escalated(incident, "unknown", note);
+                }
+            }
+            // It came to an end meanwhile.
+            Err(StoreError::IllegalStep(_)) => {}
+            Err(error) => {
+                self.report::<(), _>("recording an incident's step", Err(error));
+                self.escalate_later(id, note);
+            }
         }
+    }
+
+    fn escalate_later(&mut self, id: &IncidentId, note: &str) {
+        let (incident, note) = (id.clone(), note.to_owned());
+        self.incidents.unwritten.push(Unwritten::Escalation { incident, note });
     }
 
     pub(super) fn escalated(&mut self, incident: Incident, outcome: &str, note: &str) {
@@ -363,19 +388,24 @@ impl Agent {
 
     fn write_again(&mut self) {
         for unwritten in std::mem::take(&mut self.incidents.unwritten) {
-            let name = match &unwritten {
-                Unwritten::Incident { new, .. } => &new.service,
-                Unwritten::Decision(incident) => &incident.service,
-            };
-            let service = self.services.iter().position(|service| service.config.name == *name);
-            match (unwritten, service) {
-                (Unwritten::Incident { new, label }, Some(service)) => self.open(service, *new, &label),
-                (Unwritten::Decision(incident), Some(service)) => self.decide_incident(service, *incident),
-                (Unwritten::Decision(incident), None) => self.give_up(&incident.id, REMOVED),
-                // Nobody watches the service any more.
-                (Unwritten::Incident { .. }, None) => {}
+            match unwritten {
+                // Nothing of a service is opened that nobody watches any more.
+                Unwritten::Incident { new, label } => {
+                    if let Some(service) = self.index_of(&new.service) {
+                        self.open_incident_of(service, *new, &label);
+                    }
+                }
+                Unwritten::Decision(incident) => match self.index_of(&incident.service) {
+                    Some(service) => self.decide_incident(service, *incident),
+                    None => self.give_up(&incident.id, REMOVED),
+                },
+                Unwritten::Escalation { incident, note } => self.give_up(&incident, &note),
             }
         }
+    }
+
+    fn index_of(&self, name: &ServiceName) -> Option<usize> {
+        self.services.iter().position(|service| service.config.name == *name)
     }
 
     /// Indices of services change with the configuration. The incidents of a service that is gone are a person's: nothing
@@ -404,7 +434,8 @@ impl Agent {
 }
 
 /// Why an incident is given up.
-pub(super) const REMOVED: &str = "the service was taken out of the configuration in the middle of the incident";
+pub(super) const REMOVED: &str =
+    "the service was taken out of the configuration in the middle of the incident";
 
 fn ask(incident: &Incident) -> String {
     let good = incident.good_build.as_ref().map_or("none", BuildId::as_str);

@@ -62,11 +62,7 @@ impl Agent {
         let figures = aggregate.as_ref().and_then(|aggregate| aggregate.endpoint(&endpoint.name));
         let pooled = figures.map(|figures| figures.pooled(|_| true));
         let budget = &endpoint.budget;
-        CostLimit::new(
-            budget.mean_cpu,
-            pooled.as_ref(),
-            budget.vs_baseline.unwrap_or(DEFAULT_TOLERANCE),
-        )
+        CostLimit::new(budget.mean_cpu, pooled.as_ref(), budget.vs_baseline.unwrap_or(DEFAULT_TOLERANCE))
     }
 
     /// Counts a finished request for the verifications under way.
@@ -89,8 +85,7 @@ impl Agent {
                 verifying.good_end_mono_ns.get_or_insert(seen.end_mono_ns);
                 // An incident from the ledger names no endpoint: any request shows that the good build serves.
                 let any = active.incident.endpoint == EndpointName::other();
-                if any
-                    || service.endpoints.get(usize::from(seen.endpoint)) == Some(&active.incident.endpoint)
+                if any || service.endpoints.get(usize::from(seen.endpoint)) == Some(&active.incident.endpoint)
                 {
                     let warm = matches!(seen.age, Age::To100 | Age::Older);
                     verifying.cost.observe(seen.cpu_ns, seen.count, warm, elapsed, within);
@@ -137,11 +132,7 @@ impl Agent {
             good_served_after: verifying.good_end_mono_ns.map(|end| verifying.until(end)),
             bad_served_until: verifying.bad_end_mono_ns.map(|end| verifying.until(end)),
             since_hook: verifying.until(now_mono_ns),
-            verify_within: service
-                .config
-                .rollback
-                .as_ref()
-                .map_or(VERIFY_WITHIN, |hook| hook.verify_within),
+            verify_within: service.config.rollback.as_ref().map_or(VERIFY_WITHIN, |hook| hook.verify_within),
         }
     }
 

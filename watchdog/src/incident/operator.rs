@@ -80,8 +80,7 @@ mod tests {
             mono_ns: seconds * 1_000_000_000,
             boot: "boot".to_owned(),
         };
-        let pause =
-            PausedUntil { by: "uid 0".to_owned(), since: at(0, 100), lasts: Duration::from_mins(1) };
+        let pause = PausedUntil { by: "uid 0".to_owned(), since: at(0, 100), lasts: Duration::from_mins(1) };
         for stepped_ms in [-86_400_000, 0, 86_400_000] {
             assert_eq!(pause.left(&at(stepped_ms, 130)), Some(Duration::from_secs(30)));
             assert_eq!(pause.left(&at(stepped_ms, 160)), None);

@@ -200,7 +200,9 @@ mod tests {
         assert_eq!(without_limit, Verification::Recovered);
         let (step, said) = Verification::Recovered.conclusion(&facts()).unwrap();
         assert_eq!(step, Step::Recover);
-        for part in ["first request 0.4 s", "50.0 ms per request over 40", "62.0 ms are allowed", "10.0 s after"] {
+        for part in
+            ["first request 0.4 s", "50.0 ms per request over 40", "62.0 ms are allowed", "10.0 s after"]
+        {
             assert!(said.contains(part), "{said}");
         }
     }

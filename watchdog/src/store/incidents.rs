@@ -306,9 +306,8 @@ fn pardon(tx: &Transaction<'_>, incident: &Incident, at: &Moment) -> Result<()> 
         )
         .optional()?;
     let own = format!("incident {}:", incident.id);
-    let by_this = |(state, why): &(String, String)| {
-        *state == BuildState::Condemned.name() && why.starts_with(&own)
-    };
+    let by_this =
+        |(state, why): &(String, String)| *state == BuildState::Condemned.name() && why.starts_with(&own);
     if condemned.as_ref().is_some_and(by_this) {
         let why = format!(
             "pardoned by incident {}: the good build cost as much, so this one was not the cause",
