@@ -156,6 +156,7 @@ fn a_move_to_one_core_blames_no_good_build_and_hides_no_bad_one() {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn a_tightened_quota_blames_no_good_build_and_hides_no_bad_one() {
     let Some(site) = site_or_skip() else { return };
     let Some(group) = Group::new() else { return };
