@@ -49,10 +49,10 @@ fn run(driver: &Driver, hook: &RollbackConfig, id: &IncidentId) -> (Incident, Ve
 }
 
 /// Runs a whole rollback on a fresh ledger.
-fn roll_back(dir: &TempDir, hook: RollbackConfig) -> (Arc<Store>, Incident, Vec<RollbackEvent>) {
+fn roll_back(dir: &TempDir, hook: &RollbackConfig) -> (Arc<Store>, Incident, Vec<RollbackEvent>) {
     let (store, driver) = driver(dir);
     let id = detect(&store);
-    let (incident, events) = carry(&driver, &hook, &id);
+    let (incident, events) = carry(&driver, hook, &id);
     (store, incident, events)
 }
 
@@ -72,7 +72,7 @@ fn a_rollback_reaches_verifying_with_its_arguments_intact() {
     );
     let exec =
         [&text(&hook), "{good_build}", "bad={bad_build}", "{service}/{endpoint}", "{incident}", "two words"];
-    let (store, incident, events) = roll_back(&dir, rollback(exec));
+    let (store, incident, events) = roll_back(&dir, &rollback(exec));
     let id = &incident.id;
     assert_eq!(incident.state, State::Verifying);
     assert_eq!(
@@ -113,7 +113,7 @@ fn exit_75_is_tried_again_under_the_same_id() {
              [ $LOAD_WATCHDOG_ATTEMPT -lt 3 ] && exit 75\nexit 0\n"
         ),
     );
-    let (store, incident, _) = roll_back(&dir, rollback([text(&hook)]));
+    let (store, incident, _) = roll_back(&dir, &rollback([text(&hook)]));
     assert_eq!(incident.state, State::Verifying);
     let id = incident.id.as_str();
     assert_eq!(fs::read_to_string(log).unwrap(), format!("1 {id}\n2 {id}\n3 {id}\n"));
@@ -135,7 +135,7 @@ fn what_does_not_succeed_is_escalated_with_its_reason() {
     for (body, timeout, through, note, attempts) in cases {
         let dir = TempDir::new().unwrap();
         let exec = if body.is_empty() { vec!["/absent/program"] } else { vec!["/bin/sh", "-c", body] };
-        let (store, incident, events) = roll_back(&dir, RollbackConfig { timeout, ..rollback(exec) });
+        let (store, incident, events) = roll_back(&dir, &RollbackConfig { timeout, ..rollback(exec) });
         assert_eq!(incident.state, State::Escalated, "{body}");
         let said = last_note(&store, &incident.id);
         assert!(said.contains(note), "{body}: {said}");

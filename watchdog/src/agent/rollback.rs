@@ -414,18 +414,13 @@ impl Agent {
         let services = &self.services;
         let mut gone = Vec::new();
         self.incidents.active.retain_mut(|active| {
-            match services.iter().position(|service| service.config.name == active.incident.service) {
-                Some(index) => {
-                    active.service = index;
-                    true
-                }
-                None => {
-                    if !matches!(active.phase, Phase::Hook) {
-                        gone.push(active.incident.id.clone());
-                    }
-                    false
-                }
+            let index = services.iter().position(|service| service.config.name == active.incident.service);
+            if let Some(index) = index {
+                active.service = index;
+            } else if !matches!(active.phase, Phase::Hook) {
+                gone.push(active.incident.id.clone());
             }
+            index.is_some()
         });
         for id in gone {
             self.give_up(&id, REMOVED);

@@ -185,7 +185,7 @@ pub fn rails(facts: &Facts<'_>) -> Vec<Refusal> {
     let bad_build = || facts.bad_build.clone();
     match (facts.restored_by, facts.bad_state) {
         (Some(incident), _) => {
-            refusals.push(Refusal::RestoredByRollback { bad_build: bad_build(), incident: incident.clone() })
+            refusals.push(Refusal::RestoredByRollback { bad_build: bad_build(), incident: incident.clone() });
         }
         (None, Some(BuildState::Probation)) => {}
         (None, Some(BuildState::Condemned)) => refusals

@@ -132,7 +132,8 @@ pub fn transition(from: State, step: Step) -> Result<Transition, IllegalStep> {
 fn next(from: State, step: Step) -> Result<State, IllegalStep> {
     match (from, step) {
         // What was armed before a crash is decided again, and may be decided otherwise.
-        (State::Detected | State::Armed, Step::Observe) => Ok(State::Observed),
+        (State::Detected | State::Armed, Step::Observe)
+        | (State::HookDone | State::HookFailed | State::HookTimedOut, Step::Rehearsed) => Ok(State::Observed),
         (State::Detected | State::Armed, Step::Ask) => Ok(State::AwaitingApproval),
         (State::Detected, Step::Arm)
         | (State::Detected | State::Armed, Step::ArmRehearsal)
@@ -144,7 +145,6 @@ fn next(from: State, step: Step) -> Result<State, IllegalStep> {
         (State::IntentJournaled | State::HookRunning, Step::HookFailed) => Ok(State::HookFailed),
         (State::HookRunning, Step::HookTimedOut) => Ok(State::HookTimedOut),
         (State::HookDone | State::HookRunning, Step::Verify) => Ok(State::Verifying),
-        (State::HookDone | State::HookFailed | State::HookTimedOut, Step::Rehearsed) => Ok(State::Observed),
         (State::Verifying, Step::Recover) => Ok(State::Recovered),
         (State::Verifying, Step::Exonerate)
         | (

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed preparation is a failed test")]
 
 mod hands;
+mod ops;
 mod plan;
 mod reference;
 mod sim;

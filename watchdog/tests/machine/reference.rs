@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use watchdog::config::Mode;
 use watchdog::incident::{Decision, Incident, IncidentEvent, State};
+use watchdog::model::BuildId;
 
 use super::plan::{End, Plan};
 use super::world::{Run, Truth, World};
@@ -31,7 +32,7 @@ impl Right {
 /// The decision about an incident as the world is now. `others`: all other incidents, as they stand.
 pub(crate) fn right(world: &World, plan: &Plan, incident: &Incident, others: &[Incident]) -> Right {
     let bad = incident.bad_build.as_str();
-    let good = incident.good_build.as_ref().map(|build| build.as_str());
+    let good = incident.good_build.as_ref().map(BuildId::as_str);
     let approved = world.approved.contains(&incident.id);
     let other =
         |test: &dyn Fn(&Incident) -> bool| others.iter().any(|other| other.id != incident.id && test(other));

@@ -9,18 +9,17 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::unbounded_channel;
-use watchdog::action::{Driver, Live, Point};
+use watchdog::action::{Driver, Live};
 use watchdog::config::{RollbackConfig, ServiceConfig};
 use watchdog::incident::{
-    BuildState, Cost, Incident, IncidentId, Moment, NewIncident, Operator, PausedUntil, Reconciliation,
-    State, VerifyFacts, verify,
+    BuildState, Cost, Incident, IncidentId, Moment, NewIncident, Reconciliation, State, VerifyFacts, verify,
 };
 use watchdog::store::{Store, StoreError};
 
 use super::hands::{Doom, SimHands};
 use super::plan::{Op, Plan};
 use super::reference::{self, Right};
-use super::world::{Truth, World};
+use super::world::World;
 use super::{Counts, support};
 
 const VERIFY_WITHIN_S: u64 = 300;
@@ -34,18 +33,18 @@ pub(crate) struct Sim {
     pub(crate) world: Mutex<World>,
     pub(crate) doom: Mutex<Option<Doom>>,
     pub(crate) counts: Mutex<Counts>,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     agent: Mutex<Option<Agent>>,
 }
 
 /// What dies in a crash.
-struct Agent {
+pub(crate) struct Agent {
     store: Arc<Store>,
     driver: Driver,
     /// Armed incidents whose hook is to be run.
-    to_run: Vec<IncidentId>,
+    pub(crate) to_run: Vec<IncidentId>,
     /// Since when they are verified.
-    verifying: Vec<(IncidentId, u64)>,
+    pub(crate) verifying: Vec<(IncidentId, u64)>,
     /// What the ledger could not take.
     unwritten: Vec<Unwritten>,
     /// The incident whose hook runs.
@@ -82,11 +81,11 @@ impl Sim {
         sim
     }
 
-    fn say(&self, line: impl Into<String>) {
+    pub(crate) fn say(&self, line: impl Into<String>) {
         locked(&self.world).say(line.into());
     }
 
-    fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         locked(&self.world).moment()
     }
 
@@ -94,7 +93,7 @@ impl Sim {
         Arc::clone(&locked(&self.agent).as_ref().expect("an agent runs").store)
     }
 
-    fn driver(&self) -> Driver {
+    pub(crate) fn driver(&self) -> Driver {
         locked(&self.agent).as_ref().expect("an agent runs").driver.clone()
     }
 
@@ -102,11 +101,11 @@ impl Sim {
         locked(&self.agent).as_ref().and_then(|agent| agent.running.clone())
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Agent) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Agent) -> T) -> T {
         change(locked(&self.agent).as_mut().expect("an agent runs"))
     }
 
-    fn service(&self) -> Option<ServiceConfig> {
+    pub(crate) fn service(&self) -> Option<ServiceConfig> {
         let configured = locked(&self.world).configured;
         configured.then(|| support::service(Some(self.hook_config())))
     }
@@ -123,7 +122,7 @@ impl Sim {
         }
     }
 
-    fn live(&self, incident: &Incident) -> Live {
+    pub(crate) fn live(&self, incident: &Incident) -> Live {
         let world = locked(&self.world);
         let newer_build = world.newer_than(incident.bad_build.as_str()).map(|build| build.as_str().into());
         Live { mode: world.mode, dry_run: self.plan.dry_run, newer_build }
@@ -217,7 +216,7 @@ impl Sim {
         self.with(|agent| agent.verifying.push((id.clone(), now_s)));
     }
 
-    fn give_up(&self, id: &IncidentId) {
+    pub(crate) fn give_up(&self, id: &IncidentId) {
         match self.driver().escalate(id, REMOVED) {
             Ok(_) | Err(StoreError::IllegalStep(_)) => {}
             Err(_) => self.with(|agent| agent.unwritten.push(Unwritten::Escalation(id.clone()))),
@@ -225,7 +224,7 @@ impl Sim {
     }
 
     /// A verdict has fallen, or a condemned build is back.
-    fn verdict(&self, bad: &str) {
+    pub(crate) fn verdict(&self, bad: &str) {
         if self.service().is_none() {
             return;
         }
@@ -280,7 +279,7 @@ impl Sim {
     }
 
     /// The loop's turn: runs what is armed, judges verifications, writes what could not be written.
-    fn turn(self: &Arc<Self>) {
+    pub(crate) fn turn(self: &Arc<Self>) {
         loop {
             for unwritten in self.with(|agent| std::mem::take(&mut agent.unwritten)) {
                 match unwritten {
@@ -322,7 +321,7 @@ impl Sim {
             let Ok(incident) = self.store().incident(&id) else { continue };
             let facts = self.facts(&incident, since_s);
             match self.driver().conclude(&id, &verify(&facts), &facts) {
-                Ok(None) => continue,
+                Ok(None) | Err(_) => continue,
                 Ok(Some((incident, note))) => {
                     self.say(format!("{} {}: {note}", incident.bad_build, incident.state));
                     let world = locked(&self.world);
@@ -333,7 +332,6 @@ impl Sim {
                         locked(&self.counts).recovered += 1;
                     }
                 }
-                Err(_) => continue,
             }
             self.with(|agent| agent.verifying.retain(|(verifying, _)| *verifying != id));
         }
@@ -377,169 +375,6 @@ impl Sim {
             sim.turn();
         });
         self.one_open_incident_per_build();
-    }
-
-    /// Also called while a hook runs.
-    pub(crate) fn apply(self: &Arc<Self>, op: &Op) {
-        self.say(format!("{op:?}"));
-        match op {
-            Op::DeployBad => {
-                let build = self.deploy();
-                self.verdict(&build);
-            }
-            Op::DeployTwoBad => {
-                let first = self.deploy();
-                locked(&self.world).wait(20);
-                let second = self.deploy();
-                self.verdict(&first);
-                self.turn();
-                self.verdict(&second);
-            }
-            Op::DeployGood => {
-                self.deploy();
-            }
-            Op::Redeploy => self.redeploy(),
-            Op::Wait { seconds } => locked(&self.world).wait(*seconds),
-            Op::StepClock { seconds } => locked(&self.world).step_clock(*seconds),
-            Op::DieAt { point, nth, down_s } => {
-                *locked(&self.doom) = Some(Doom { point: *point, left: *nth, down_s: *down_s });
-            }
-            Op::Restart { down_s } => {
-                let doom = Doom { point: Point::Detected, left: u32::MAX, down_s: *down_s };
-                *locked(&self.doom) = Some(doom);
-                resume_unwind(Box::new(Crash));
-            }
-            Op::Approve => self.operate(State::AwaitingApproval, |by| Operator::Approved { by }),
-            Op::Reject => self.operate(State::AwaitingApproval, |by| Operator::Rejected { by }),
-            Op::Acknowledge => self.operate(State::Escalated, |by| Operator::Acknowledged { by }),
-            Op::Pause { seconds } => {
-                let pause = PausedUntil {
-                    by: "uid 0".to_owned(),
-                    since: self.now(),
-                    lasts: Duration::from_secs(*seconds),
-                };
-                self.store().set_pause(&pause).unwrap();
-                let mut world = locked(&self.world);
-                world.paused_until = Some(world.now_s + seconds);
-            }
-            Op::Resume => {
-                self.store().end_pause().unwrap();
-                locked(&self.world).paused_until = None;
-            }
-            Op::Mode(mode) => locked(&self.world).mode = *mode,
-            Op::DiskFull => self.disk_full(true),
-            Op::DiskFree => self.disk_full(false),
-            Op::RemoveService => self.remove_service(),
-            Op::AddService => locked(&self.world).configured = true,
-            Op::CondemnGood => {
-                let name = "web".into();
-                if let Some(good) = self.store().last_good_build(&name).unwrap() {
-                    let (why, now) = ("condemned by uid 0", self.now());
-                    self.store()
-                        .set_build_state(&name, &good.build, BuildState::Condemned, why, &now)
-                        .unwrap();
-                    locked(&self.world).truth.insert(good.build.to_string(), Truth::Bad);
-                }
-            }
-            Op::CostHigh(high) => locked(&self.world).cost_high = *high,
-        }
-    }
-
-    fn deploy(&self) -> String {
-        let build = locked(&self.world).deploy();
-        let (name, at) = ("web".into(), self.now());
-        self.store()
-            .build_appeared(&name, &build.as_str().into(), BuildState::Probation, "new", &at)
-            .unwrap();
-        build
-    }
-
-    fn redeploy(&self) {
-        let condemned = {
-            let mut world = locked(&self.world);
-            let last = world.intents.last().map(|(_, _, bad, _)| bad.clone());
-            let condemned = last.filter(|bad| world.truth[bad] == Truth::Bad);
-            if let Some(bad) = &condemned {
-                world.serving.clone_from(bad);
-            }
-            condemned
-        };
-        if let Some(bad) = condemned {
-            self.verdict(&bad);
-        }
-    }
-
-    /// A person decides about the newest incident in a state.
-    fn operate(&self, state: State, decision: fn(String) -> Operator) {
-        let store = self.store();
-        let incidents = store.incidents(1000).unwrap();
-        let Some(incident) = incidents.iter().find(|incident| incident.state == state) else { return };
-        let operator = decision("uid 1000".to_owned());
-        let (service, live) = (self.service(), self.live(incident));
-        let service = service.as_ref().map(|service| (service, &live));
-        let approves = matches!(operator, Operator::Approved { .. });
-        let rejects = matches!(operator, Operator::Rejected { .. });
-        // Said before it is done: the agent may die once it is on disk.
-        let right = {
-            let mut world = locked(&self.world);
-            if approves {
-                world.approved.push(incident.id.clone());
-            }
-            if rejects {
-                world.rejected.push(incident.bad_build.to_string());
-            }
-            reference::right(&world, &self.plan, incident, &incidents)
-        };
-        let configured = service.is_some();
-        match self.driver().operate(service, &incident.id, &operator) {
-            Ok(armed) if approves => {
-                assert!(configured && right == Right::Act, "approved against {right:?}");
-                assert_eq!(armed.state, State::Armed);
-                locked(&self.counts).approved += 1;
-                self.with(|agent| agent.to_run.push(incident.id.clone()));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.say(format!("not decided: {error}"));
-                let mut world = locked(&self.world);
-                if approves {
-                    world.approved.pop();
-                }
-                if rejects {
-                    world.rejected.pop();
-                }
-                let full = world.disk_full;
-                assert!(full || (approves && (!configured || right != Right::Act)), "{error}");
-            }
-        }
-    }
-
-    fn remove_service(&self) {
-        locked(&self.world).configured = false;
-        // What is under way but not in the hands of a hook is given up, as the agent's reload does.
-        let running = self.running();
-        for incident in self.store().open_incidents().unwrap() {
-            let idle = matches!(incident.state, State::AwaitingApproval | State::Verifying);
-            if idle && Some(&incident.id) != running.as_ref() {
-                self.give_up(&incident.id);
-                self.with(|agent| agent.verifying.retain(|(id, _)| *id != incident.id));
-            }
-        }
-    }
-
-    fn disk_full(&self, full: bool) {
-        let mut world = locked(&self.world);
-        if world.disk_full == full {
-            return;
-        }
-        world.disk_full = full;
-        let ledger = rusqlite::Connection::open(self.dir.path().join("state/state.db")).unwrap();
-        let sql = if full {
-            "CREATE TRIGGER full BEFORE INSERT ON incident_events BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-        } else {
-            "DROP TRIGGER full"
-        };
-        ledger.execute_batch(sql).unwrap();
     }
 
     fn one_open_incident_per_build(&self) {

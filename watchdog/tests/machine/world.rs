@@ -160,7 +160,8 @@ impl World {
         u32::try_from(self.intents.iter().filter(recent).count()).unwrap()
     }
 
-    pub(crate) fn say(&mut self, line: String) {
-        self.story.push(format!("{:>7} s  {line}", self.now_s));
+    pub(crate) fn say(&mut self, mut line: String) {
+        line.insert_str(0, &format!("{:>7} s  ", self.now_s));
+        self.story.push(line);
     }
 }
