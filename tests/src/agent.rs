@@ -44,8 +44,14 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent on a site's configuration and waits until it has looked at the processes once.
     pub fn start(site: &Site) -> anyhow::Result<Self> {
+        Self::start_with(site, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(site: &Site, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         let log = File::options().create(true).append(true).open(site.log())?;
         let child = Self::command(site)?
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

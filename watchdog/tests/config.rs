@@ -106,6 +106,7 @@ fn the_documented_example() {
             cooldown: defaults::ROLLBACK_COOLDOWN,
             max_per_day: defaults::ROLLBACK_MAX_PER_DAY,
             verify_within: defaults::VERIFY_WITHIN,
+            dry_run: false,
         })
     );
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);

@@ -9,30 +9,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{BAD, GOOD, block_on, detect, detect_in, last_note, rollback, runs, script, service, text};
+use support::{
+    BAD, GOOD, block_on, detect, detect_in, last_note, live, new_incident, rollback, runs, script, service,
+    text,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
-use watchdog::action::{Rollback, RollbackError, RollbackEvent, reconcile_open, settle};
+use watchdog::action::{Driver, Live, OperateError, RollbackError, RollbackEvent};
 use watchdog::config::{Mode, RollbackConfig};
 use watchdog::incident::{
-    BuildState, Decision, Incident, IncidentId, Moment, NewIncident, Reconciliation, State, Step,
+    BuildState, Decision, Incident, IncidentId, Moment, NewIncident, Operator, PausedUntil, Reconciliation,
+    Refusal, State, Step,
 };
 use watchdog::store::Store;
 
-/// Runs a whole rollback on a fresh ledger.
-fn roll_back(dir: &TempDir, hook: RollbackConfig) -> (Arc<Store>, Incident, Vec<RollbackEvent>) {
+fn driver(dir: &TempDir) -> (Arc<Store>, Driver) {
     let store = Arc::new(Store::open(&dir.path().join("state")).unwrap());
-    let id = detect(&store);
+    (Arc::clone(&store), Driver::new(store).with_backoff(Duration::from_millis(20)))
+}
+
+/// Decides about an incident, and runs the hook when that is the decision.
+fn carry(driver: &Driver, hook: &RollbackConfig, id: &IncidentId) -> (Incident, Vec<RollbackEvent>) {
+    let (settled, decision) = driver.settle(&service(Some(hook.clone())), id, &live(Mode::Enforce)).unwrap();
+    if !matches!(decision, Decision::Act | Decision::Rehearse) {
+        return (settled, Vec::new());
+    }
+    assert_eq!(settled.state, State::Armed);
+    run(driver, hook, id)
+}
+
+fn run(driver: &Driver, hook: &RollbackConfig, id: &IncidentId) -> (Incident, Vec<RollbackEvent>) {
     let (events, mut told) = unbounded_channel();
-    let incident = block_on(async {
-        let rollback = Rollback::start(Arc::clone(&store), hook, &id, "enforce").await.unwrap();
-        rollback.with_backoff(Duration::from_millis(20)).drive(events).await.unwrap()
-    });
+    let incident = block_on(driver.roll_back(hook.clone(), id, &events)).unwrap();
     let mut list = Vec::new();
     while let Ok(event) = told.try_recv() {
         list.push(event);
     }
-    (store, incident, list)
+    (incident, list)
+}
+
+/// Runs a whole rollback on a fresh ledger.
+fn roll_back(dir: &TempDir, hook: &RollbackConfig) -> (Arc<Store>, Incident, Vec<RollbackEvent>) {
+    let (store, driver) = driver(dir);
+    let id = detect(&store);
+    let (incident, events) = carry(&driver, hook, &id);
+    (store, incident, events)
 }
 
 fn timeline(store: &Store, id: &IncidentId) -> Vec<&'static str> {
@@ -51,12 +72,12 @@ fn a_rollback_reaches_verifying_with_its_arguments_intact() {
     );
     let exec =
         [&text(&hook), "{good_build}", "bad={bad_build}", "{service}/{endpoint}", "{incident}", "two words"];
-    let (store, incident, events) = roll_back(&dir, rollback(exec));
+    let (store, incident, events) = roll_back(&dir, &rollback(exec));
     let id = &incident.id;
     assert_eq!(incident.state, State::Verifying);
     assert_eq!(
         timeline(&store, id),
-        ["detected", "intent_journaled", "hook_running", "hook_done", "verifying"]
+        ["detected", "armed", "intent_journaled", "hook_running", "hook_done", "verifying"]
     );
     let attempts = store.attempts(id).unwrap();
     let (arguments, environment, payload): (Vec<String>, BTreeMap<String, String>, serde_json::Value) =
@@ -92,7 +113,7 @@ fn exit_75_is_tried_again_under_the_same_id() {
              [ $LOAD_WATCHDOG_ATTEMPT -lt 3 ] && exit 75\nexit 0\n"
         ),
     );
-    let (store, incident, _) = roll_back(&dir, rollback([text(&hook)]));
+    let (store, incident, _) = roll_back(&dir, &rollback([text(&hook)]));
     assert_eq!(incident.state, State::Verifying);
     let id = incident.id.as_str();
     assert_eq!(fs::read_to_string(log).unwrap(), format!("1 {id}\n2 {id}\n3 {id}\n"));
@@ -114,7 +135,7 @@ fn what_does_not_succeed_is_escalated_with_its_reason() {
     for (body, timeout, through, note, attempts) in cases {
         let dir = TempDir::new().unwrap();
         let exec = if body.is_empty() { vec!["/absent/program"] } else { vec!["/bin/sh", "-c", body] };
-        let (store, incident, events) = roll_back(&dir, RollbackConfig { timeout, ..rollback(exec) });
+        let (store, incident, events) = roll_back(&dir, &RollbackConfig { timeout, ..rollback(exec) });
         assert_eq!(incident.state, State::Escalated, "{body}");
         let said = last_note(&store, &incident.id);
         assert!(said.contains(note), "{body}: {said}");
@@ -130,44 +151,45 @@ fn an_incident_is_begun_once_and_only_with_a_good_build() {
     let dir = TempDir::new().unwrap();
     let log = dir.path().join("log");
     let hook = rollback(["/bin/sh", "-c", &format!("echo run >> {}", text(&log))]);
-    let (store, incident, _) = roll_back(&dir, hook.clone());
-    let again = block_on(Rollback::start(Arc::clone(&store), hook.clone(), &incident.id, "again"));
+    let (store, driver) = driver(&dir);
+    let id = detect(&store);
+    let (events, _told) = unbounded_channel();
+    let early = block_on(driver.roll_back(hook.clone(), &id, &events));
+    assert!(matches!(early, Err(RollbackError::Store(_))), "an incident that nobody decided on was run");
+    assert_eq!(store.incident(&id).unwrap().state, State::Detected);
+    let (incident, _) = carry(&driver, &hook, &id);
+    assert_eq!(incident.state, State::Verifying);
+    let again = block_on(driver.roll_back(hook.clone(), &id, &events));
     assert!(matches!(again, Err(RollbackError::Store(_))));
+    assert_eq!(store.incident(&id).unwrap().state, State::Verifying, "the second caller did harm");
     assert_eq!(runs(&log), 1);
 
-    let new = NewIncident {
-        service: "web".into(),
-        endpoint: "login".into(),
-        bad_build: "v9".into(),
-        good_build: None,
-        reason: String::new(),
-        evidence: json!({}),
-        mode: Mode::Enforce,
-    };
-    let id = store.open_incident(&new, &Moment::now()).unwrap().id;
-    let none = block_on(Rollback::start(Arc::clone(&store), hook, &id, ""));
-    assert!(matches!(none, Err(RollbackError::NoGoodBuild(_))));
-    assert_eq!(store.incident(&id).unwrap().state, State::Detected);
+    let none = NewIncident { good_build: None, ..new_incident("v9") };
+    store.build_appeared(&"web".into(), &"v9".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
+    let id = store.open_incident(&none, &Moment::now()).unwrap().id;
+    let (incident, _) = carry(&driver, &hook, &id);
+    assert_eq!(incident.state, State::Escalated);
+    assert!(last_note(&store, &id).contains("no good build"));
 }
 
 #[test]
 fn the_decision_comes_from_the_ledger_and_is_written_down() {
     let decided = |mode, prepare: &dyn Fn(&Store)| {
         let dir = TempDir::new().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let (store, driver) = driver(&dir);
         let id = detect_in(&store, mode);
         prepare(&store);
         let web = service(Some(rollback(["/bin/true"])));
-        let (incident, decision) = settle(&store, &web, &id, &Moment::now()).unwrap();
+        let (incident, decision) = driver.settle(&web, &id, &live(mode)).unwrap();
         (decision, incident.state, last_note(&store, &id))
     };
     let (decision, state, _) = decided(Mode::Enforce, &|_| ());
-    assert_eq!((decision, state), (Decision::Act, State::Detected));
+    assert_eq!((decision, state), (Decision::Act, State::Armed));
     let (decision, state, note) = decided(Mode::Observe, &|_| ());
     assert_eq!((decision, state), (Decision::Observe { refusal: None }, State::Observed));
     assert!(note.contains(GOOD), "{note}");
     let (decision, state, note) = decided(Mode::Approve, &|_| ());
-    assert_eq!((decision, state), (Decision::AskApproval, State::AwaitingApproval));
+    assert_eq!((decision, state), (Decision::Ask { because: None }, State::AwaitingApproval));
     assert!(note.contains("load-watchdog approve"), "{note}");
     let (_, state, note) = decided(Mode::Enforce, &|store| {
         store
@@ -176,72 +198,174 @@ fn the_decision_comes_from_the_ledger_and_is_written_down() {
     });
     assert_eq!(state, State::Escalated);
     assert!(note.contains("not rolled back") && note.contains("condemned"), "{note}");
+    let (_, state, note) = decided(Mode::Enforce, &|store| {
+        let lasts = Duration::from_hours(1);
+        store.set_pause(&PausedUntil { by: "uid 0".to_owned(), since: Moment::now(), lasts }).unwrap();
+    });
+    assert_eq!(state, State::AwaitingApproval);
+    assert!(note.contains("uid 0 paused all rollbacks"), "{note}");
 }
 
 #[test]
 fn after_a_rollback_the_cooldown_and_the_condemnation_hold() {
     let dir = TempDir::new().unwrap();
-    let (store, incident, _) = roll_back(&dir, rollback(["/bin/true"]));
-    store.advance(&incident.id, Step::Recover, "", &Moment::now()).unwrap();
-    let web = service(Some(rollback(["/bin/true"])));
-    // A person deploys the condemned build again: that is for a person to settle.
-    let again = detect(&store);
-    let (settled, _) = settle(&store, &web, &again, &Moment::now()).unwrap();
-    assert_eq!(settled.state, State::Escalated);
-    assert!(last_note(&store, &again).contains("only a build on probation"));
-    // Another bad build right after it.
+    let (store, driver) = driver(&dir);
+    let hook = rollback(["/bin/true"]);
+    let first = detect(&store);
+    carry(&driver, &hook, &first);
+    // Another bad build while the first rollback is verified.
     let name = "web".into();
     store.build_appeared(&name, &"v3".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
-    let new = NewIncident {
-        service: name,
-        endpoint: "login".into(),
-        bad_build: "v3".into(),
-        good_build: Some(GOOD.into()),
-        reason: String::new(),
-        evidence: json!({}),
-        mode: Mode::Enforce,
-    };
-    let third = store.open_incident(&new, &Moment::now()).unwrap().id;
-    settle(&store, &web, &third, &Moment::now()).unwrap();
-    assert!(last_note(&store, &third).contains("cooldown is 1800 s"));
+    let second = store.open_incident(&new_incident("v3"), &Moment::now()).unwrap().id;
+    let (settled, decision) =
+        driver.settle(&service(Some(hook.clone())), &second, &live(Mode::Enforce)).unwrap();
+    assert_eq!(settled.state, State::AwaitingApproval);
+    assert!(
+        matches!(&decision, Decision::Ask { because: Some(Refusal::UnderWay { incident }) } if *incident == first)
+    );
+    let approve = Operator::Approved { by: "uid 0".to_owned() };
+    let web = service(Some(hook.clone()));
+    let operate = |operator: &Operator| driver.operate(Some((&web, &live(Mode::Enforce))), &second, operator);
+    let early = operate(&approve);
+    assert!(matches!(early, Err(OperateError::Refused(Refusal::UnderWay { .. }))), "{early:?}");
+    store.advance(&first, Step::Recover, "", &Moment::now()).unwrap();
+    // The first one is over: a person may overrule the cooldown.
+    let armed = operate(&approve).unwrap();
+    assert_eq!((armed.state, armed.approved_by.as_deref()), (State::Armed, Some("uid 0")));
+    let (verifying, _) = run(&driver, &hook, &second);
+    store.advance(&verifying.id, Step::Recover, "", &Moment::now()).unwrap();
+
+    // A person deploys the condemned build again: that is for a person to settle.
+    let again = detect(&store);
+    let (settled, _) = carry(&driver, &hook, &again);
+    assert_eq!(settled.state, State::AwaitingApproval);
+    let said = last_note(&store, &again);
+    assert!(said.contains("was deployed again") && said.contains(first.as_str()), "{said}");
+    driver.operate(None, &again, &Operator::Rejected { by: "uid 7".to_owned() }).unwrap();
+    let third = detect(&store);
+    store.set_build_state(&name, &BAD.into(), BuildState::Probation, "pardoned", &Moment::now()).unwrap();
+    carry(&driver, &hook, &third);
+    let said = last_note(&store, &third);
+    assert!(said.contains("uid 7 rejected"), "{said}");
+    assert_eq!(store.rollback_history(&name).unwrap().0.len(), 2);
 }
 
 #[test]
-fn without_a_durable_intent_nothing_is_run() {
+fn a_failed_rollback_opens_the_breaker_until_it_is_acknowledged() {
     let dir = TempDir::new().unwrap();
-    let log = dir.path().join("log");
-    let store = Arc::new(Store::open(&dir.path().join("state")).unwrap());
+    let (store, driver) = driver(&dir);
+    let name = "web".into();
+    let hook = RollbackConfig { cooldown: Duration::ZERO, ..rollback(["/bin/false"]) };
+    let (failed, _) = carry(&driver, &hook, &detect(&store));
+    assert_eq!(failed.state, State::Escalated);
+    assert_eq!(store.breaker(&name).unwrap().map(|breaker| breaker.incident), Some(failed.id.clone()));
+    store.build_appeared(&name, &"v3".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
+    let second = store.open_incident(&new_incident("v3"), &Moment::now()).unwrap().id;
+    assert_eq!(carry(&driver, &hook, &second).0.state, State::AwaitingApproval);
+    assert!(last_note(&store, &second).contains("circuit breaker is open"));
+    // The escalation of an incident for which nothing was run opens nothing, and acknowledging closes it.
+    driver.operate(None, &failed.id, &Operator::Acknowledged { by: "uid 0".to_owned() }).unwrap();
+    assert_eq!(store.breaker(&name).unwrap(), None);
+    driver.escalate(&second, "nobody answered").unwrap();
+    assert_eq!(store.breaker(&name).unwrap(), None);
+    store.build_appeared(&name, &"v4".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
+    let third = store.open_incident(&new_incident("v4"), &Moment::now()).unwrap().id;
+    assert_eq!(carry(&driver, &rollback(["/bin/true"]), &third).0.state, State::AwaitingApproval, "cooldown");
+    let ready = RollbackConfig { cooldown: Duration::ZERO, ..rollback(["/bin/true"]) };
+    store.build_appeared(&name, &"v5".into(), BuildState::Probation, "new", &Moment::now()).unwrap();
+    let fourth = store.open_incident(&new_incident("v5"), &Moment::now()).unwrap().id;
+    assert_eq!(carry(&driver, &ready, &fourth).0.state, State::Verifying);
+}
+
+#[test]
+fn a_newer_deploy_is_never_undone() {
+    let dir = TempDir::new().unwrap();
+    let (store, driver) = driver(&dir);
     let id = detect(&store);
-    rusqlite::Connection::open(dir.path().join("state/state.db"))
-        .unwrap()
-        .execute_batch(
-            "CREATE TRIGGER full BEFORE INSERT ON hook_attempts BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-        )
-        .unwrap();
-    let hook = rollback(["/bin/sh", "-c", &format!("echo run >> {}", text(&log))]);
-    let error = block_on(Rollback::start(Arc::clone(&store), hook, &id, "")).err().expect("was begun");
-    assert!(error.to_string().contains("disk full"), "{error}");
-    assert_eq!(store.incident(&id).unwrap().state, State::Detected, "half of the intent was kept");
+    let live = Live { newer_build: Some("v3".into()), ..live(Mode::Enforce) };
+    let (settled, _) = driver.settle(&service(Some(rollback(["/bin/true"]))), &id, &live).unwrap();
+    assert_eq!(settled.state, State::Escalated);
+    assert!(last_note(&store, &id).contains("v3 was deployed after"));
+}
+
+#[test]
+fn a_dry_run_goes_all_the_way_and_changes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (store, driver) = driver(&dir);
+    let log = text(&dir.path().join("log"));
+    let line = format!("echo $LOAD_WATCHDOG_TEST $LOAD_WATCHDOG_BAD_BUILD $LOAD_WATCHDOG_GOOD_BUILD > {log}");
+    let hook = rollback(["/bin/sh", "-c", &line]);
+    let id = detect(&store);
+    let dry = Live { dry_run: true, ..live(Mode::Enforce) };
+    let (armed, decision) = driver.settle(&service(Some(hook.clone())), &id, &dry).unwrap();
+    assert_eq!((armed.state, armed.dry_run, decision), (State::Armed, true, Decision::Rehearse));
+    let (ended, events) = run(&driver, &hook, &id);
+    assert_eq!(ended.state, State::Observed);
+    assert!(matches!(events.last(), Some(RollbackEvent::Rehearsed { note, .. }) if note.contains("exit 0")));
+    assert_eq!(fs::read_to_string(log).unwrap(), "1 test-bad-build test-good-build\n");
     let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
     assert_eq!(bad.state, BuildState::Probation);
-    assert_eq!(runs(&log), 0);
+    assert!(store.rollback_history(&"web".into()).unwrap().0.is_empty(), "it counts for no limit");
+    assert_eq!(
+        timeline(&store, &id),
+        ["detected", "armed", "intent_journaled", "hook_running", "hook_done", "observed"]
+    );
 }
 
 #[test]
-fn an_approved_incident_runs() {
+fn without_a_durable_step_nothing_is_run() {
+    for table in ["incident_events", "hook_attempts"] {
+        let dir = TempDir::new().unwrap();
+        let log = dir.path().join("log");
+        let (store, driver) = driver(&dir);
+        let id = detect(&store);
+        let hook = rollback(["/bin/sh", "-c", &format!("echo run >> {}", text(&log))]);
+        if table == "hook_attempts" {
+            let (armed, _) = driver.settle(&service(Some(hook.clone())), &id, &live(Mode::Enforce)).unwrap();
+            assert_eq!(armed.state, State::Armed);
+        }
+        let ledger = rusqlite::Connection::open(dir.path().join("state/state.db")).unwrap();
+        let full = format!(
+            "CREATE TRIGGER full BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        );
+        ledger.execute_batch(&full).unwrap();
+        if table == "incident_events" {
+            let error = driver.settle(&service(Some(hook)), &id, &live(Mode::Enforce)).unwrap_err();
+            assert!(error.to_string().contains("disk full"), "{error}");
+            assert_eq!(store.incident(&id).unwrap().state, State::Detected);
+        } else {
+            let (events, mut told) = unbounded_channel();
+            let escalated = block_on(driver.roll_back(hook, &id, &events)).unwrap();
+            assert_eq!(escalated.state, State::Escalated);
+            assert!(last_note(&store, &id).contains("disk full"));
+            assert!(matches!(told.try_recv(), Ok(RollbackEvent::Escalated { .. })));
+        }
+        let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
+        assert_eq!(bad.state, BuildState::Probation, "half of the intent was kept");
+        assert_eq!(runs(&log), 0);
+    }
+}
+
+#[test]
+fn an_approved_incident_runs_though_the_mode_only_asks() {
     let dir = TempDir::new().unwrap();
-    let store = Arc::new(Store::open(&dir.path().join("state")).unwrap());
+    let (store, driver) = driver(&dir);
+    let hook = rollback(["/bin/true"]);
+    let web = service(Some(hook.clone()));
     let id = detect(&store);
-    store.advance(&id, Step::AskApproval, "mode approve", &Moment::now()).unwrap();
-    let left = reconcile_open(&store).unwrap();
+    driver.settle(&web, &id, &live(Mode::Approve)).unwrap();
+    let left = driver.reconcile().unwrap();
     assert_eq!(left[0].next, Reconciliation::Leave);
-    let (events, _told) = unbounded_channel();
-    let incident = block_on(async {
-        let hook = rollback(["/bin/true"]);
-        Rollback::start(Arc::clone(&store), hook, &id, "approved by uid 0").await.unwrap().drive(events).await
-    })
-    .unwrap();
-    assert_eq!(incident.state, State::Verifying);
+    let approve = Operator::Approved { by: "uid 0".to_owned() };
+    let armed = driver.operate(Some((&web, &live(Mode::Approve))), &id, &approve).unwrap();
+    assert_eq!(armed.state, State::Armed);
+    let twice = driver.operate(Some((&web, &live(Mode::Approve))), &id, &approve);
+    assert!(matches!(twice, Err(OperateError::Store(_))), "{twice:?}");
+    // An agent that dies now finds it armed, and the approval with it.
+    assert_eq!(driver.reconcile().unwrap()[0].next, Reconciliation::Decide);
+    let (settled, decision) = driver.settle(&web, &id, &live(Mode::Approve)).unwrap();
+    assert_eq!((settled.state, decision), (State::Armed, Decision::Act));
+    assert_eq!(run(&driver, &hook, &id).0.state, State::Verifying);
 }
 
 /// From the verdict to the hook's first instruction: the incident and the intent are written durably on the way.
@@ -253,11 +377,14 @@ fn the_hook_begins_soon_after_the_verdict() {
         let stamp = dir.path().join(format!("stamp{round}"));
         let exec = ["/bin/bash", "-c", &format!("echo $EPOCHREALTIME > {}", text(&stamp))].map(str::to_owned);
         let store = Arc::new(Store::open(&dir.path().join(format!("state{round}"))).unwrap());
+        let driver = Driver::new(Arc::clone(&store));
         let (events, _told) = unbounded_channel();
         let verdict = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).unwrap());
         block_on(async {
             let id = detect(&store);
-            Rollback::start(Arc::clone(&store), rollback(exec), &id, "").await.unwrap().drive(events).await
+            let hook = rollback(exec);
+            driver.settle(&service(Some(hook.clone())), &id, &live(Mode::Enforce)).unwrap();
+            driver.roll_back(hook, &id, &events).await
         })
         .unwrap();
         let begun: f64 = fs::read_to_string(stamp).unwrap().trim().replace(',', ".").parse().unwrap();

@@ -4,11 +4,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 use watchdog::config::Mode;
-use watchdog::incident::{BuildState, HookProcess, Moment, NewIncident, State, Step};
+use watchdog::incident::{
+    BuildState, HookProcess, Moment, NewIncident, Operator, PausedUntil, State, Step, VerificationRecord,
+};
 use watchdog::model::ServiceName;
 use watchdog::store::{DATABASE, HookEnd, Store, StoreError};
 
@@ -237,6 +240,9 @@ fn a_rollback_is_recorded_from_intent_to_recovery() {
     let id = store.open_incident(&incident_of("v2"), &at(2)).unwrap().id;
     assert!(store.rollback_history(&web()).unwrap().0.is_empty(), "detected is not yet a rollback");
 
+    let error = store.journal_intent(&id, 1, "too early", &at(3)).unwrap_err();
+    assert!(matches!(error, StoreError::IllegalStep(_)), "{error}");
+    store.advance(&id, Step::Arm, "enforce", &at(3)).unwrap();
     let journaled = store.journal_intent(&id, 1, "enforce", &at(3)).unwrap();
     assert_eq!((journaled.state, journaled.intent), (State::IntentJournaled, Some(at(3))));
     let bad = store.build(&web(), &"v2".into()).unwrap().unwrap();
@@ -246,7 +252,7 @@ fn a_rollback_is_recorded_from_intent_to_recovery() {
     let process = HookProcess { pid: 4711, start_ticks: 12345, boot: "boot".to_owned() };
     store.hook_started(&id, 1, &process, &at(4)).unwrap();
     let again = HookEnd { outcome: "exit 75".to_owned(), exit_code: Some(75), ..HookEnd::default() };
-    assert_eq!(store.hook_ended(&id, 1, &again, None, &at(5)).unwrap().state, State::HookRunning);
+    assert_eq!(store.hook_ended(&id, 1, &again, Step::TryAgain, &at(5)).unwrap().state, State::Armed);
     let second = store.journal_intent(&id, 2, "again", &at(6)).unwrap();
     assert_eq!(second.intent, Some(at(3)), "an attempt is not another rollback");
     store.hook_started(&id, 2, &process, &at(7)).unwrap();
@@ -256,9 +262,20 @@ fn a_rollback_is_recorded_from_intent_to_recovery() {
         stdout: "flipped\n".to_owned(),
         ..HookEnd::default()
     };
-    store.hook_ended(&id, 2, &done, Some(Step::HookDone), &at(8)).unwrap();
+    store.hook_ended(&id, 2, &done, Step::HookDone, &at(8)).unwrap();
     store.advance(&id, Step::Verify, "", &at(8)).unwrap();
-    store.advance(&id, Step::Recover, "5 requests, 50 ms each", &at(9)).unwrap();
+    let found = VerificationRecord {
+        good_served_after: Some(Duration::from_millis(400)),
+        bad_served_until: None,
+        ended_after: Duration::from_secs(1),
+        requests: 5,
+        mean_cpu: Some(Duration::from_millis(50)),
+        limit: Some(Duration::from_millis(62)),
+        baseline: Some(Duration::from_micros(48_500)),
+    };
+    assert_eq!(store.verification(&id).unwrap(), None);
+    store.verified(&id, Step::Recover, "5 requests, 50 ms each", &found, &at(9)).unwrap();
+    assert_eq!(store.verification(&id).unwrap(), Some(found));
 
     let attempts = store.attempts(&id).unwrap();
     assert_eq!(attempts.len(), 2);
@@ -270,9 +287,10 @@ fn a_rollback_is_recorded_from_intent_to_recovery() {
         timeline,
         [
             "detected",
+            "armed",
             "intent_journaled",
             "hook_running",
-            "hook_running",
+            "armed",
             "intent_journaled",
             "hook_running",
             "hook_done",
@@ -282,7 +300,7 @@ fn a_rollback_is_recorded_from_intent_to_recovery() {
     );
     let history = store.rollback_history(&web()).unwrap();
     assert_eq!(history.0.len(), 1);
-    assert!(history.just_restored(&"v1".into()));
+    assert_eq!(history.restored(&"v1".into()).map(|mark| &mark.incident), Some(&id));
     assert!(store.open_incidents().unwrap().is_empty());
 }
 
@@ -296,11 +314,58 @@ fn an_illegal_step_changes_nothing() {
     assert!(matches!(error, StoreError::IllegalStep(_)), "{error}");
     let process = HookProcess { pid: 1, start_ticks: 1, boot: "boot".to_owned() };
     assert!(store.hook_started(&id, 1, &process, &at(3)).is_err());
-    store.advance(&id, Step::AskApproval, "", &at(4)).unwrap();
-    store.advance(&id, Step::Reject, "uid 1000 said no", &at(5)).unwrap();
+    store.advance(&id, Step::Ask, "", &at(4)).unwrap();
+    let no = Operator::Rejected { by: "uid 1000".to_owned() };
+    let rejected = store.decided(&id, &no, &at(5)).unwrap();
+    assert_eq!((rejected.state, rejected.rejected_by.as_deref()), (State::Closed, Some("uid 1000")));
+    assert_eq!(store.rejected_by(&web(), &"v2".into()).unwrap().as_deref(), Some("uid 1000"));
+    assert_eq!(store.rejected_by(&web(), &"v1".into()).unwrap(), None);
     assert!(store.journal_intent(&id, 1, "", &at(6)).is_err(), "a rejected incident ran its hook");
     assert!(store.attempts(&id).unwrap().is_empty());
     assert_eq!(store.events(&id).unwrap().len(), 3);
     let bad = store.build(&web(), &"v2".into()).unwrap().unwrap();
     assert_eq!(bad.state, BuildState::Probation, "condemned by an intent that was refused");
+}
+
+#[test]
+fn a_pardon_lifts_what_its_own_incident_condemned_and_nothing_else() {
+    for by_hand in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        appear(&store, "v1", BuildState::Good, 0);
+        appear(&store, "v2", BuildState::Probation, 1);
+        let id = store.open_incident(&incident_of("v2"), &at(2)).unwrap().id;
+        store.advance(&id, Step::Arm, "", &at(3)).unwrap();
+        store.journal_intent(&id, 1, "", &at(3)).unwrap();
+        let process = HookProcess { pid: 4711, start_ticks: 12345, boot: "boot".to_owned() };
+        store.hook_started(&id, 1, &process, &at(4)).unwrap();
+        store.hook_ended(&id, 1, &HookEnd::default(), Step::HookDone, &at(5)).unwrap();
+        store.advance(&id, Step::Verify, "", &at(5)).unwrap();
+        if by_hand {
+            let why = "condemned by uid 1000";
+            store.set_build_state(&web(), &"v2".into(), BuildState::Condemned, why, &at(6)).unwrap();
+        }
+        let escalated = store.advance(&id, Step::Exonerate, "the good build costs as much", &at(7)).unwrap();
+        assert_eq!(escalated.state, State::Escalated);
+        let build = store.build(&web(), &"v2".into()).unwrap().unwrap();
+        let expected = if by_hand { BuildState::Condemned } else { BuildState::Probation };
+        assert_eq!(build.state, expected, "{}", build.why);
+        assert!(by_hand || build.why.contains("was not the cause"), "{}", build.why);
+        assert_eq!(store.breaker(&web()).unwrap().map(|breaker| breaker.incident), Some(id));
+    }
+}
+
+#[test]
+fn a_pause_is_kept_replaced_and_ended() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.pause().unwrap(), None);
+    let pause = |by: &str, lasts| PausedUntil { by: by.to_owned(), since: at(1), lasts };
+    store.set_pause(&pause("uid 0", Duration::from_hours(1))).unwrap();
+    let later = pause("uid 1000", Duration::from_hours(2));
+    store.set_pause(&later).unwrap();
+    assert_eq!(store.pause().unwrap(), Some(later));
+    assert!(store.end_pause().unwrap());
+    assert!(!store.end_pause().unwrap());
+    assert_eq!(store.pause().unwrap(), None);
 }

@@ -23,7 +23,7 @@ use crate::incident::HookProcess;
 /// The exit status that asks for another attempt (sysexits.h).
 pub(super) const EX_TEMPFAIL: i32 = 75;
 /// Between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How long output is still awaited once the hook has ended.
 const DRAIN: Duration = Duration::from_millis(500);
 

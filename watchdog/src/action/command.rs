@@ -21,6 +21,10 @@ const MAX_REASON: usize = 4096;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Builds of a test: a hook that ignores the mark finds nothing to roll back to.
+pub(super) const TEST_BAD_BUILD: &str = "test-bad-build";
+pub(super) const TEST_GOOD_BUILD: &str = "test-good-build";
+
 /// Everything that one run of the hook is told. Its JSON with `version` is the payload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HookRequest {
@@ -39,16 +43,19 @@ pub struct HookRequest {
 }
 
 impl HookRequest {
+    /// A dry run has the mark of a test, and the names of builds that no hook finds.
     pub(super) fn of(incident: &Incident, good_build: &BuildId, attempt: u32) -> Self {
+        let test = incident.dry_run;
+        let build = |own: &BuildId, of_test: &str| if test { of_test.into() } else { own.clone() };
         Self {
             incident: incident.id.clone(),
             service: incident.service.clone(),
             endpoint: incident.endpoint.clone(),
-            bad_build: incident.bad_build.clone(),
-            good_build: good_build.clone(),
+            bad_build: build(&incident.bad_build, TEST_BAD_BUILD),
+            good_build: build(good_build, TEST_GOOD_BUILD),
             reason: incident.reason.clone(),
             attempt,
-            test: false,
+            test,
             detected_unix_ms: incident.detected.unix_ms,
             evidence: incident.evidence.clone(),
         }

@@ -5,6 +5,7 @@
 mod attempt;
 mod command;
 mod failpoint;
+mod hands;
 mod output;
 mod process;
 mod rollback;
@@ -15,9 +16,11 @@ use serde::Serialize;
 
 pub use command::{HookRequest, PAYLOAD_VERSION};
 #[doc(hidden)]
-pub use failpoint::{FailPoint, NoFailPoint, Point};
-pub use rollback::{Rollback, RollbackError, RollbackEvent};
-pub use settle::{Reconciled, reconcile_open, settle};
+pub use failpoint::{DIE_AT, DieAt, FailPoint, NoFailPoint, Point};
+#[doc(hidden)]
+pub use hands::{Hands, Later, StartedHook, WatchedHook};
+pub use rollback::{Driver, RollbackError, RollbackEvent};
+pub use settle::{Live, OperateError, Reconciled};
 
 use crate::config::ServiceConfig;
 use crate::incident::IncidentId;
@@ -139,8 +142,8 @@ pub async fn hook_test(service: &ServiceConfig) -> Result<HookRun, NoHook> {
             .endpoints
             .first()
             .map_or_else(EndpointName::other, |endpoint| endpoint.name.clone()),
-        bad_build: "test-bad-build".into(),
-        good_build: "test-good-build".into(),
+        bad_build: command::TEST_BAD_BUILD.into(),
+        good_build: command::TEST_GOOD_BUILD.into(),
         reason: "a test of the hook: no build is bad and nothing is to be changed".to_owned(),
         attempt: 1,
         test: true,

@@ -1,27 +1,23 @@
-//! Drives an incident from the decision to the end of the hook: each step on disk before its effect.
+//! Drives an armed incident to the end of its hook: each step on disk before its effect.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::sleep;
 
-use super::attempt::{milliseconds, spawn};
+use super::attempt::milliseconds;
 use super::command::HookRequest;
-use super::failpoint::{FailPoint, NoFailPoint, Point};
-use super::output::Pump;
-use super::process::{end_group, ended};
-use super::{HookOutcome, HookRun};
+use super::failpoint::{FailPoint, Point};
+use super::hands::{Hands, OwnHands};
+use super::{HookOutcome, HookRun, failpoint};
 use crate::config::RollbackConfig;
-use crate::incident::{HookProcess, Incident, IncidentId, Moment, Step};
+use crate::incident::{HookProcess, Incident, IncidentId, Step};
 use crate::model::BuildId;
 use crate::store::{HookEnd, Store, StoreError};
 
 /// Pause before the second attempt; doubled for each further one.
 const BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Between SIGTERM and SIGKILL for a hook that an earlier agent started.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// What the driver tells the agent, for the log, the metrics and the status. All of it is on disk already.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,10 +42,28 @@ pub enum RollbackEvent {
     Verifying {
         incident: IncidentId,
     },
+    /// A dry run is over.
+    Rehearsed {
+        incident: IncidentId,
+        note: String,
+    },
     Escalated {
         incident: IncidentId,
         note: String,
     },
+}
+
+impl RollbackEvent {
+    pub fn incident(&self) -> &IncidentId {
+        match self {
+            Self::HookStarted { incident, .. }
+            | Self::HookEnded { incident, .. }
+            | Self::TryAgain { incident, .. }
+            | Self::Verifying { incident }
+            | Self::Rehearsed { incident, .. }
+            | Self::Escalated { incident, .. } => incident,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,39 +76,18 @@ pub enum RollbackError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// A rollback whose intent is on disk.
-pub struct Rollback {
-    store: Arc<Store>,
-    hook: RollbackConfig,
-    incident: Incident,
-    good_build: BuildId,
+/// Carries incidents forward: every step that has an effect, or follows from one, is taken here.
+#[derive(Clone)]
+pub struct Driver {
+    pub(super) store: Arc<Store>,
+    pub(super) hands: Arc<dyn Hands>,
+    pub(super) fail: Arc<dyn FailPoint>,
     backoff: Duration,
-    fail: Arc<dyn FailPoint>,
 }
 
-impl Rollback {
-    /// Journals the intent of a detected or approved incident and condemns its bad build.
-    ///
-    /// When this returns `Ok`, the intent is durable: from here on the hook is never begun again by another agent.
-    pub async fn start(
-        store: Arc<Store>,
-        hook: RollbackConfig,
-        incident: &IncidentId,
-        note: &str,
-    ) -> Result<Self, RollbackError> {
-        let (id, note) = (incident.clone(), note.to_owned());
-        let incident = durable(&store, move |store| {
-            let incident = store.incident(&id)?;
-            if incident.good_build.is_none() {
-                return Ok(incident);
-            }
-            store.journal_intent(&id, 1, &note, &Moment::now())
-        })
-        .await?;
-        let Some(good_build) = incident.good_build.clone() else {
-            return Err(RollbackError::NoGoodBuild(incident.id));
-        };
-        Ok(Self { store, hook, incident, good_build, backoff: BACKOFF, fail: Arc::new(NoFailPoint) })
+impl Driver {
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, hands: Arc::new(OwnHands), fail: failpoint::of_this_program(), backoff: BACKOFF }
     }
 
     /// Replaces the pause before the second attempt.
@@ -111,166 +104,246 @@ impl Rollback {
         self
     }
 
-    /// Runs the hook, again after exit 75, up to `retries` times. Returns the incident, verifying or escalated.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_hands(mut self, hands: Arc<dyn Hands>) -> Self {
+        self.hands = hands;
+        self
+    }
+
+    /// Journals the intent of an armed incident, runs its hook, again after exit 75 up to `retries` times, and writes down
+    /// what follows. Returns the incident, verifying, escalated or (a dry run) observed.
     ///
-    /// Dropping the future leaves the hook running and the incident as it is on disk: the next agent reconciles it.
-    pub async fn drive(self, events: UnboundedSender<RollbackEvent>) -> Result<Incident, RollbackError> {
-        let id = self.incident.id.clone();
-        let tell = |event| {
-            // The agent may be going down; what is told is on disk.
-            let _ = events.send(event);
-        };
-        self.fail.reached(Point::IntentJournaled);
-        let last_attempt = self.hook.retries.saturating_add(1);
-        let mut attempt = 1;
+    /// Once the intent is durable, the hook is never begun again by another agent but after exit 75. Dropping the future
+    /// leaves the hook running and the incident as it is on disk: the next agent reconciles it. What goes wrong here is
+    /// escalated, also when the ledger cannot be written: then the event alone tells.
+    pub async fn roll_back(
+        &self,
+        hook: RollbackConfig,
+        id: &IncidentId,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        let result = self.drive(&hook, id, events).await;
+        self.or_escalate(result, id, "the rollback could not be carried through", events).await
+    }
+
+    async fn drive(
+        &self,
+        hook: &RollbackConfig,
+        id: &IncidentId,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        let of = id.clone();
+        let (incident, begun) =
+            self.durable(move |store| Ok((store.incident(&of)?, store.attempts(&of)?.len()))).await?;
+        let good_build = incident.good_build.clone().ok_or_else(|| RollbackError::NoGoodBuild(id.clone()))?;
+        let last_attempt = hook.retries.saturating_add(1);
+        let mut attempt = u32::try_from(begun).unwrap_or(u32::MAX).saturating_add(1);
+        if attempt > last_attempt {
+            let note = format!("the hook asked to be tried again in attempt {begun}, and no attempt is left");
+            return self.give_up(id, note, events).await;
+        }
         loop {
-            let run = self.attempt(attempt, &tell).await?;
+            let note = if attempt == 1 {
+                format!("the hook is about to run, back to {good_build}")
+            } else {
+                format!("attempt {attempt} after exit 75")
+            };
+            let (of, now) = (id.clone(), self.hands.now());
+            let incident = self.durable(move |store| store.journal_intent(&of, attempt, &note, &now)).await?;
+            self.fail.reached(Point::IntentJournaled);
+            let run = self.attempt(hook, &incident, &good_build, attempt, events).await?;
             let again = run.outcome == HookOutcome::TryAgain && attempt < last_attempt;
             let step = match run.outcome {
-                HookOutcome::TryAgain if again => None,
-                HookOutcome::Done => Some(Step::HookDone),
-                HookOutcome::TimedOut { .. } => Some(Step::HookTimedOut),
-                _ => Some(Step::HookFailed),
+                HookOutcome::TryAgain if again => Step::TryAgain,
+                HookOutcome::Done => Step::HookDone,
+                HookOutcome::TimedOut { .. } => Step::HookTimedOut,
+                _ => Step::HookFailed,
             };
             let end = run.end();
             let outcome = end.outcome.clone();
-            let of = id.clone();
-            durable(&self.store, move |store| store.hook_ended(&of, attempt, &end, step, &Moment::now()))
-                .await?;
+            let (of, now) = (id.clone(), self.hands.now());
+            self.durable(move |store| store.hook_ended(&of, attempt, &end, step, &now)).await?;
             self.fail.reached(Point::EndRecorded);
-            tell(RollbackEvent::HookEnded { incident: id.clone(), attempt, run });
+            tell(events, RollbackEvent::HookEnded { incident: id.clone(), attempt, run });
             if !again {
-                return self.conclude(step, attempt, &outcome, &tell).await;
+                return self.follow(&incident, step, attempt, &outcome, events).await;
             }
             let after = (self.backoff * 2_u32.saturating_pow(attempt - 1)).min(MAX_BACKOFF);
             attempt += 1;
-            tell(RollbackEvent::TryAgain { incident: id.clone(), attempt, after });
-            sleep(after).await;
-            let (of, note) = (id.clone(), format!("attempt {attempt} after exit 75"));
-            durable(&self.store, move |store| store.journal_intent(&of, attempt, &note, &Moment::now()))
-                .await?;
-            self.fail.reached(Point::IntentJournaled);
+            tell(events, RollbackEvent::TryAgain { incident: id.clone(), attempt, after });
+            self.hands.pause(after).await;
         }
     }
 
-    async fn attempt(&self, attempt: u32, tell: &impl Fn(RollbackEvent)) -> Result<HookRun, RollbackError> {
-        let id = self.incident.id.clone();
-        let request = HookRequest::of(&self.incident, &self.good_build, attempt);
-        let running = match spawn(&self.hook, &request).await {
+    async fn attempt(
+        &self,
+        hook: &RollbackConfig,
+        incident: &Incident,
+        good_build: &BuildId,
+        attempt: u32,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<HookRun, RollbackError> {
+        let request = HookRequest::of(incident, good_build, attempt);
+        let running = match self.hands.spawn(hook, &request).await {
             Ok(running) => running,
-            Err(why) => return Ok(HookRun::not_started(why.to_string())),
+            Err(why) => return Ok(HookRun::not_started(why)),
         };
         self.fail.reached(Point::Spawned);
-        let process = running.process.clone();
+        let process = running.process().clone();
         let pid = process.pid;
-        let of = id.clone();
+        let (of, now) = (incident.id.clone(), self.hands.now());
         // The hook runs: when its start cannot be recorded (a full disk), its end is awaited all the same.
-        let recorded =
-            durable(&self.store, move |store| store.hook_started(&of, attempt, &process, &Moment::now()))
-                .await;
+        let recorded = self.durable(move |store| store.hook_started(&of, attempt, &process, &now)).await;
         self.fail.reached(Point::StartRecorded);
-        tell(RollbackEvent::HookStarted { incident: id, attempt, pid });
-        let run = running.finish(self.hook.timeout).await;
+        tell(events, RollbackEvent::HookStarted { incident: incident.id.clone(), attempt, pid });
+        let run = running.finish(hook.timeout).await;
         self.fail.reached(Point::Ended);
         recorded?;
         Ok(run)
     }
 
-    async fn conclude(
+    /// What follows from the hook's end.
+    async fn follow(
         &self,
-        step: Option<Step>,
+        incident: &Incident,
+        step: Step,
         attempt: u32,
         outcome: &str,
-        tell: &impl Fn(RollbackEvent),
+        events: &UnboundedSender<RollbackEvent>,
     ) -> Result<Incident, RollbackError> {
-        let id = self.incident.id.clone();
-        if step == Some(Step::HookDone) {
-            let incident = advance(&self.store, &id, Step::Verify, "the hook is done".to_owned()).await?;
-            tell(RollbackEvent::Verifying { incident: id });
-            return Ok(incident);
+        let id = &incident.id;
+        if incident.dry_run {
+            let note = format!("the dry run is over: the hook {outcome}; nothing was changed");
+            let rehearsed = self.advance(id, Step::Rehearsed, note.clone()).await?;
+            tell(events, RollbackEvent::Rehearsed { incident: id.clone(), note });
+            return Ok(rehearsed);
         }
-        let note = format!("the hook did not succeed in attempt {attempt}: {outcome}");
-        let incident = advance(&self.store, &id, Step::Escalate, note.clone()).await?;
-        tell(RollbackEvent::Escalated { incident: id, note });
+        if step == Step::HookDone {
+            let verifying = self.advance(id, Step::Verify, "the hook is done".to_owned()).await?;
+            tell(events, RollbackEvent::Verifying { incident: id.clone() });
+            return Ok(verifying);
+        }
+        self.give_up(id, format!("the hook did not succeed in attempt {attempt}: {outcome}"), events).await
+    }
+
+    async fn give_up(
+        &self,
+        id: &IncidentId,
+        note: String,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        let incident = self.advance(id, Step::Escalate, note.clone()).await?;
+        tell(events, RollbackEvent::Escalated { incident: id.clone(), note });
         Ok(incident)
     }
 
-    /// Waits for a hook that an earlier agent started and that still runs, see [`super::reconcile_open`].
+    /// Waits for a hook that an earlier agent started and that still runs, see [`Driver::reconcile`].
     ///
     /// Its exit status went to nobody, so the incident is verified: what it changed shows in the traffic. The rest of
     /// its time limit still holds.
     pub async fn adopt(
-        store: Arc<Store>,
-        hook: RollbackConfig,
-        incident: &IncidentId,
+        &self,
+        timeout: Duration,
+        id: &IncidentId,
         attempt: u32,
         process: HookProcess,
-        events: UnboundedSender<RollbackEvent>,
+        events: &UnboundedSender<RollbackEvent>,
     ) -> Result<Incident, RollbackError> {
-        let id = incident.clone();
+        let result = self.watch(timeout, id, attempt, &process, events).await;
+        self.or_escalate(result, id, "the hook could not be waited for", events).await
+    }
+
+    async fn watch(
+        &self,
+        timeout: Duration,
+        id: &IncidentId,
+        attempt: u32,
+        process: &HookProcess,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
         let of = id.clone();
-        let attempts = durable(&store, move |store| store.attempts(&of)).await?;
+        let attempts = self.durable(move |store| store.attempts(&of)).await?;
         let ran = attempts
             .last()
             .and_then(|last| last.started.as_ref())
-            .map_or(Duration::ZERO, |started| started.until(&Moment::now()));
-        let (mut stdout, mut stderr) = (Pump::join(process.pid, 1), Pump::join(process.pid, 2));
-        let in_time = {
-            let pump = async {
-                tokio::join!(stdout.run(), stderr.run());
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = ended(&process) => true,
-                () = sleep(hook.timeout.saturating_sub(ran)) => false,
-                () = pump => false,
+            .map_or(Duration::ZERO, |started| started.until(&self.hands.now()));
+        let watched = self.hands.watch(process, timeout.saturating_sub(ran)).await;
+        self.fail.reached(Point::Ended);
+        let (outcome, step) = match watched.forced {
+            None => {
+                ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify)
             }
-        };
-        let (outcome, step) = if in_time {
-            ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify)
-        } else {
-            let forced = end_group(&process, GRACE).await;
-            let after_ms = milliseconds(hook.timeout);
-            (HookOutcome::TimedOut { after_ms, forced }.to_string(), Step::HookTimedOut)
+            Some(forced) => {
+                let after_ms = milliseconds(timeout);
+                (HookOutcome::TimedOut { after_ms, forced }.to_string(), Step::HookTimedOut)
+            }
         };
         let end = HookEnd {
             outcome: outcome.clone(),
             exit_code: None,
             signal: None,
-            stdout: stdout.finish().0,
-            stderr: stderr.finish().0,
+            stdout: watched.stdout,
+            stderr: watched.stderr,
         };
-        let of = id.clone();
-        let incident =
-            durable(&store, move |store| store.hook_ended(&of, attempt, &end, Some(step), &Moment::now()))
-                .await?;
-        let (incident, event) = if step == Step::Verify {
-            (incident, RollbackEvent::Verifying { incident: id })
-        } else {
-            let note = format!("the hook did not succeed in attempt {attempt}: {outcome}");
-            let incident = advance(&store, &id, Step::Escalate, note.clone()).await?;
-            (incident, RollbackEvent::Escalated { incident: id, note })
-        };
-        let _ = events.send(event);
+        let (of, now) = (id.clone(), self.hands.now());
+        let incident = self
+            .durable(move |store| {
+                // A dry run is not verified: nothing was to change.
+                let rehearsed = store.incident(&of)?.dry_run && step == Step::Verify;
+                let step = if rehearsed { Step::HookFailed } else { step };
+                store.hook_ended(&of, attempt, &end, step, &now)
+            })
+            .await?;
+        self.fail.reached(Point::EndRecorded);
+        if step == Step::Verify && !incident.dry_run {
+            tell(events, RollbackEvent::Verifying { incident: id.clone() });
+            return Ok(incident);
+        }
+        self.follow(&incident, step, attempt, &outcome, events).await
+    }
+
+    /// An error that left an incident under way gives it to a person.
+    async fn or_escalate(
+        &self,
+        result: Result<Incident, RollbackError>,
+        id: &IncidentId,
+        what: &str,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        match result {
+            // Another one carries it.
+            Err(error @ RollbackError::Store(StoreError::IllegalStep(_) | StoreError::NoIncident(_))) => {
+                Err(error)
+            }
+            Err(error) => {
+                let note = format!("{what}: {error}");
+                let escalated = self.advance(id, Step::Escalate, note.clone()).await;
+                tell(events, RollbackEvent::Escalated { incident: id.clone(), note });
+                escalated.map_err(|_| error)
+            }
+            ok => ok,
+        }
+    }
+
+    async fn advance(&self, id: &IncidentId, step: Step, note: String) -> Result<Incident, RollbackError> {
+        let (id, now) = (id.clone(), self.hands.now());
+        let incident = self.durable(move |store| store.advance(&id, step, &note, &now)).await?;
+        self.fail.reached(Point::Concluded);
         Ok(incident)
+    }
+
+    /// Runs a store call off the agent's loop: each one waits for the disk.
+    async fn durable<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, RollbackError> {
+        let store = Arc::clone(&self.store);
+        Ok(tokio::task::spawn_blocking(move || call(&store)).await??)
     }
 }
 
-async fn advance(
-    store: &Arc<Store>,
-    id: &IncidentId,
-    step: Step,
-    note: String,
-) -> Result<Incident, RollbackError> {
-    let id = id.clone();
-    durable(store, move |store| store.advance(&id, step, &note, &Moment::now())).await
-}
-
-/// Runs a store call off the agent's loop: each one waits for the disk.
-async fn durable<T: Send + 'static>(
-    store: &Arc<Store>,
-    call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, RollbackError> {
-    let store = Arc::clone(store);
-    Ok(tokio::task::spawn_blocking(move || call(&store)).await??)
+fn tell(events: &UnboundedSender<RollbackEvent>, event: RollbackEvent) {
+    // The agent may be going down; what is told is on disk.
+    let _ = events.send(event);
 }

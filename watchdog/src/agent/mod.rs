@@ -38,7 +38,7 @@ use self::processes::Processes;
 use self::rollback::Incidents;
 pub use self::run::run;
 use self::service::Service;
-use crate::action::RollbackEvent;
+use crate::action::{Driver, RollbackEvent};
 use crate::config::{AgentOverrides, Config};
 use crate::event::Event;
 use crate::identity::Identifier;
@@ -60,6 +60,7 @@ struct Agent {
     options: AgentOptions,
     config: Config,
     store: Arc<Store>,
+    driver: Driver,
     kernel: Kernel,
     identifier: Identifier,
     /// By index, the kernel's number of the service.

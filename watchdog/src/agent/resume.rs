@@ -1,69 +1,73 @@
 //! What an incident needs besides its own course: an agent that was killed, and a person who approves.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use super::Agent;
-use super::rollback::{Active, Phase, escalate};
+use super::rollback::{Active, Phase, REMOVED};
 use super::verifying::Verifying;
-use crate::action::{Reconciled, Rollback, reconcile_open};
+use crate::action::{OperateError, Reconciled};
+use crate::config::defaults::ROLLBACK_TIMEOUT;
 use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::Event;
-use crate::incident::{HookProcess, Incident, Moment, Reconciliation, State};
+use crate::incident::{HookProcess, Incident, IncidentId, Moment, Operator, Reconciliation, State};
 use crate::store::StoreError;
 
 impl Agent {
     /// Settles what an earlier agent left open; before anything else is decided.
     pub(super) fn reconcile(&mut self) -> Result<(), StoreError> {
-        for Reconciled { incident, next } in reconcile_open(&self.store)? {
+        for Reconciled { incident, next } in self.driver.reconcile()? {
             let service = self.services.iter().position(|s| s.config.name == incident.service);
             let Some(service) = service else {
-                let why = format!(
-                    "incident {} is of service {}, which is not configured",
-                    incident.id, incident.service
-                );
-                Event::Warning { what: "an open incident is left alone", why: &why }.emit(&mut self.counters);
+                self.left_behind(incident, next);
                 continue;
             };
             match next {
                 Reconciliation::Decide => self.decide_incident(service, incident),
+                Reconciliation::Retry { .. } => self.run_hook(service, incident),
                 Reconciliation::Leave if incident.state == State::AwaitingApproval => {
-                    self.incidents.active.push(Active { incident, service, phase: Phase::AwaitingApproval });
+                    let phase = Phase::AwaitingApproval { told_mono_ns: 0 };
+                    self.incidents.active.push(Active { incident, service, phase });
                 }
                 Reconciliation::Leave if incident.state == State::Escalated => {
                     self.incidents.escalated.push((incident, 0));
                 }
                 Reconciliation::Leave => {}
                 Reconciliation::Wait { attempt, process } => {
-                    self.wait_for_hook(service, incident, attempt, process);
+                    let id = incident.id.clone();
+                    self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
+                    let hook = self.services[service].config.rollback.as_ref();
+                    let timeout = hook.map_or(ROLLBACK_TIMEOUT, |hook| hook.timeout);
+                    self.wait_for_hook(timeout, id, attempt, process);
                 }
                 Reconciliation::Verify => self.go_on_verifying(service, incident),
-                Reconciliation::Escalate { note } => self.escalated(incident, service, "unknown", &note),
+                Reconciliation::Rehearsed { note } => {
+                    let (service, incident) = (&incident.service, incident.id.as_str());
+                    Event::IncidentStep { service, incident, step: &note }.emit(&mut self.counters);
+                }
+                Reconciliation::Escalate { note } => self.escalated(incident, "unknown", &note),
             }
         }
         Ok(())
     }
 
-    fn wait_for_hook(&mut self, service: usize, incident: Incident, attempt: u32, process: HookProcess) {
-        let (store, events, id) =
-            (Arc::clone(&self.store), self.rollback_events.clone(), incident.id.clone());
-        let hook = self.services[service].config.rollback.clone();
-        self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
-        tokio::spawn(async move {
-            let Some(hook) = hook else {
-                escalate(
-                    &store,
-                    id,
-                    "the hook of an earlier agent runs, but none is configured any more",
-                    &events,
-                )
-                .await;
-                return;
-            };
-            let adopted =
-                Rollback::adopt(Arc::clone(&store), hook, &id, attempt, process, events.clone()).await;
-            if let Err(error) = adopted {
-                escalate(&store, id, &format!("the hook could not be waited for: {error}"), &events).await;
+    /// An incident of a service that is not configured any more. A hook that runs is left to its end, and escalated then:
+    /// no other one may run beside it.
+    fn left_behind(&mut self, incident: Incident, next: Reconciliation) {
+        match (incident.state, next) {
+            (State::Observed, _) => {}
+            (State::Escalated, _) => self.incidents.escalated.push((incident, 0)),
+            (_, Reconciliation::Wait { attempt, process }) => {
+                self.wait_for_hook(ROLLBACK_TIMEOUT, incident.id, attempt, process);
             }
+            _ => self.give_up(&incident.id, REMOVED),
+        }
+    }
+
+    fn wait_for_hook(&self, timeout: Duration, id: IncidentId, attempt: u32, process: HookProcess) {
+        let (driver, events) = (self.driver.clone(), self.rollback_events.clone());
+        tokio::spawn(async move {
+            // What went wrong was told as an event.
+            let _ = driver.adopt(timeout, &id, attempt, process, &events).await;
         });
     }
 
@@ -72,31 +76,72 @@ impl Agent {
         let since_mono_ns =
             crate::clock::mono_ns().saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX));
         let seen = Verifying::since(since_mono_ns, None);
-        self.incidents.active.push(Active { incident, service, phase: Phase::Verifying(seen) });
+        self.incidents.active.push(Active { incident, service, phase: Phase::Verifying(Box::new(seen)) });
         let index = self.incidents.active.len() - 1;
-        let mean = self.good_mean(index);
-        if let Phase::Verifying(verifying) = &mut self.incidents.active[index].phase {
-            verifying.baseline = mean;
-        }
+        let seen = Verifying::since(since_mono_ns, self.cost_limit(index));
+        self.incidents.active[index].phase = Phase::Verifying(Box::new(seen));
     }
 
     /// A person lets a hook run.
     pub(super) fn approve(&mut self, id: &str, by: &str) -> Outcome {
+        self.operator(id, &Operator::Approved { by: by.to_owned() })
+    }
+
+    /// A person decides about an incident.
+    pub(super) fn operator(&mut self, id: &str, decision: &Operator) -> Outcome {
+        let id = IncidentId::from(id);
         let refuse = |code, message: String| Outcome::Error(Refusal { code, message });
-        let Some(index) = self.incidents.active.iter().position(|active| active.incident.id.as_str() == id)
-        else {
-            return refuse(RefusalCode::NotFound, format!("no incident {id} waits for approval"));
+        let decided = self.operate(&id, decision);
+        let (incident, service) = match decided {
+            Ok(decided) => decided,
+            Err(OperateError::Store(error @ StoreError::NoIncident(_))) => {
+                return refuse(
+                    RefusalCode::NotFound,
+                    format!("{error}; `load-watchdog incidents` lists them"),
+                );
+            }
+            Err(OperateError::Store(StoreError::IllegalStep(illegal))) => {
+                let message = format!("incident {id} is {}: it cannot be {}", illegal.from, verb(decision));
+                return refuse(RefusalCode::Conflict, message);
+            }
+            Err(error @ OperateError::Refused(_)) => {
+                return refuse(RefusalCode::Conflict, error.to_string());
+            }
+            Err(OperateError::Store(error)) => return refuse(RefusalCode::Failed, error.to_string()),
         };
-        if !matches!(self.incidents.active[index].phase, Phase::AwaitingApproval) {
-            return refuse(RefusalCode::Conflict, format!("incident {id} does not wait for approval"));
+        self.incidents.active.retain(|active| active.incident.id != id);
+        self.incidents.escalated.retain(|(escalated, _)| escalated.id != id);
+        let step = decision.note();
+        Event::IncidentStep { service: &incident.service, incident: id.as_str(), step: &step }
+            .emit(&mut self.counters);
+        if let (Operator::Approved { .. }, Some(service)) = (decision, service) {
+            self.run_hook(service, incident);
         }
-        let service = self.incidents.active[index].service;
-        if self.services[service].config.rollback.is_none() {
-            let message = "the service has no [service.rollback] to run; add one and reload".to_owned();
-            return refuse(RefusalCode::Conflict, message);
-        }
-        let incident = self.incidents.active[index].incident.clone();
-        self.run_hook(service, incident, &format!("approved by {by}"));
-        Outcome::Done(format!("approved; `load-watchdog incidents show {id}` follows it"))
+        Outcome::Done(format!("{}; `load-watchdog incidents show {id}` follows it", verb(decision)))
+    }
+
+    fn operate(
+        &self,
+        id: &IncidentId,
+        decision: &Operator,
+    ) -> Result<(Incident, Option<usize>), OperateError> {
+        let incident = self.store.incident(id)?;
+        let service = self.services.iter().position(|s| s.config.name == incident.service);
+        let incident = match service {
+            Some(index) => {
+                let live = self.live(index, &incident)?;
+                self.driver.operate(Some((&self.services[index].config, &live)), id, decision)?
+            }
+            None => self.driver.operate(None, id, decision)?,
+        };
+        Ok((incident, service))
+    }
+}
+
+fn verb(decision: &Operator) -> &'static str {
+    match decision {
+        Operator::Approved { .. } => "approved",
+        Operator::Rejected { .. } => "rejected",
+        Operator::Acknowledged { .. } => "acknowledged",
     }
 }

@@ -1,21 +1,19 @@
 //! From "exceeds" to recovered or escalated: the incident's steps, each on disk before its effect.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::Agent;
 use super::repeats::with_repeat;
 use super::verifying::Verifying;
-use crate::action::{Rollback, RollbackEvent};
+use crate::action::{Live, RollbackEvent};
 use crate::event::Event;
-use crate::incident::{Decision, Facts, Incident, IncidentId, Moment, NewIncident, State, Step, decide};
-use crate::model::{BuildId, EndpointName};
+use crate::incident::{BuildState, Decision, Incident, IncidentId, Moment, NewIncident, State};
+use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::store::StoreError;
 use crate::verdict::{Evidence, Repeat, Verdict};
 
-/// An escalated incident is told again this often, until a person closes it.
+/// What waits for a person is told again this often, until somebody acknowledges it or decides.
 const REMIND_EVERY_NS: u64 = 600_000_000_000;
-const DAY: Duration = Duration::from_hours(24);
+/// What could not be written to the ledger is tried again this often.
+const TRY_AGAIN_EVERY_NS: u64 = 1_000_000_000;
 
 /// The incidents under way.
 #[derive(Debug, Default)]
@@ -23,6 +21,17 @@ pub(super) struct Incidents {
     pub(super) active: Vec<Active>,
     /// Escalated ones, with when they were last told.
     pub(super) escalated: Vec<(Incident, u64)>,
+    /// What the ledger could not take, a full disk for one.
+    unwritten: Vec<Unwritten>,
+    tried_mono_ns: u64,
+}
+
+/// Nothing follows from these until they are on disk.
+#[derive(Debug)]
+enum Unwritten {
+    Incident { new: Box<NewIncident>, label: String },
+    Decision(Box<Incident>),
+    Escalation { incident: IncidentId, note: String },
 }
 
 #[derive(Debug)]
@@ -34,9 +43,9 @@ pub(super) struct Active {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    AwaitingApproval,
+    AwaitingApproval { told_mono_ns: u64 },
     Hook,
-    Verifying(Verifying),
+    Verifying(Box<Verifying>),
 }
 
 impl Agent {
@@ -76,7 +85,7 @@ impl Agent {
             requests: evidence.requests,
         }
         .emit(&mut self.counters);
-        if build.state != crate::incident::BuildState::Probation {
+        if build.state != BuildState::Probation {
             let why =
                 format!("service {name}: build {id} is {}, and only a new build is rolled back", build.state);
             Event::Warning { what: "no rollback", why: &why }.emit(&mut self.counters);
@@ -84,32 +93,32 @@ impl Agent {
         }
         let repeat = self.repeated(service, &evidence);
         let opened = self.open_for_evidence(service, id, &evidence, &sentence, repeat.as_ref());
-        if let Some(Some(incident)) = self.report("opening an incident", opened) {
-            self.opened(service, incident, evidence.budget.label());
-        }
+        self.report("opening an incident", opened);
     }
 
     fn open_for_evidence(
-        &self,
+        &mut self,
         service: usize,
         id: &BuildId,
         evidence: &Evidence,
         sentence: &str,
         repeat: Option<&Repeat>,
-    ) -> anyhow::Result<Option<Incident>> {
-        let (sentence, evidence_json) = with_repeat(evidence, sentence, repeat)?;
-        Ok(self.open_new(service, id, evidence.endpoint.clone(), &sentence, evidence_json)?)
+    ) -> anyhow::Result<()> {
+        let (sentence, figures) = with_repeat(evidence, sentence, repeat)?;
+        let label = evidence.budget.label();
+        self.open_new(service, id, evidence.endpoint.clone(), &sentence, figures, label)?;
+        Ok(())
     }
 
-    /// `None`: an incident for this build is open already.
     fn open_new(
-        &self,
+        &mut self,
         service: usize,
         bad: &BuildId,
         endpoint: EndpointName,
         reason: &str,
         evidence: serde_json::Value,
-    ) -> Result<Option<Incident>, StoreError> {
+        label: &str,
+    ) -> Result<(), StoreError> {
         let config = &self.services[service].config;
         let good = self.store.last_good_build(&config.name)?;
         let new = NewIncident {
@@ -121,10 +130,20 @@ impl Agent {
             evidence,
             mode: config.mode,
         };
-        match self.store.open_incident(&new, &Moment::now()) {
-            Ok(incident) => Ok(Some(incident)),
-            Err(StoreError::AlreadyOpen { .. }) => Ok(None),
-            Err(error) => Err(error),
+        self.open_incident_of(service, new, label);
+        Ok(())
+    }
+
+    /// An incident that cannot be written yet is kept; one of the same build that is open already stands for it.
+    pub(super) fn open_incident_of(&mut self, service: usize, new: NewIncident, label: &str) {
+        match self.driver.open(&new) {
+            Ok(incident) => self.opened(service, incident, label),
+            Err(StoreError::AlreadyOpen { .. }) => {}
+            Err(error) => {
+                self.report::<(), _>("opening an incident", Err(error));
+                let label = label.to_owned();
+                self.incidents.unwritten.push(Unwritten::Incident { new: Box::new(new), label });
+            }
         }
     }
 
@@ -140,10 +159,8 @@ impl Agent {
         }
         let reason = format!("build {bad} was condemned before and is back");
         let evidence = serde_json::json!({ "schema": crate::verdict::EVIDENCE_SCHEMA, "condemned": true });
-        let opened = self.open_new(service, bad, EndpointName::other(), &reason, evidence);
-        if let Some(Some(incident)) = self.report("opening an incident", opened) {
-            self.opened(service, incident, "condemned_build");
-        }
+        let opened = self.open_new(service, bad, EndpointName::other(), &reason, evidence, "condemned_build");
+        self.report("opening an incident", opened);
     }
 
     fn opened(&mut self, service: usize, incident: Incident, reason: &str) {
@@ -159,110 +176,87 @@ impl Agent {
     }
 
     pub(super) fn decide_incident(&mut self, service: usize, incident: Incident) {
-        let decided = self.decision(service, &incident);
-        let Some(decision) = self.report("deciding an incident", decided) else { return };
-        let step = match decision {
-            Decision::Act => {
-                self.run_hook(service, incident, "mode enforce");
-                return;
+        let settled = self
+            .live(service, &incident)
+            .and_then(|live| self.driver.settle(&self.services[service].config, &incident.id, &live));
+        match settled {
+            Ok((incident, Decision::Act | Decision::Rehearse)) => self.run_hook(service, incident),
+            Ok((incident, decision)) => self.tell_decision(service, incident, &decision),
+            Err(error) => {
+                self.report::<(), _>("deciding an incident", Err(error));
+                self.incidents.unwritten.push(Unwritten::Decision(Box::new(incident)));
             }
-            Decision::AskApproval => {
-                let note = format!("mode approve: `load-watchdog approve {}` runs the hook", incident.id);
-                (Step::AskApproval, note)
-            }
-            Decision::Observe { refusal: None } => {
-                (Step::Observe, "mode observe: mode enforce would have run the hook".to_owned())
-            }
-            Decision::Observe { refusal: Some(reason) } => (
-                Step::Observe,
-                format!("mode observe: mode enforce would not have run the hook either, because {reason}"),
-            ),
-            Decision::Refuse { reason } => (Step::Escalate, format!("not rolled back: {reason}")),
-        };
-        self.take_step(service, &incident.id, step.0, &step.1);
-    }
-
-    fn decision(&self, service: usize, incident: &Incident) -> Result<Decision, StoreError> {
-        let config = &self.services[service].config;
-        let bad = self.store.build(&config.name, &incident.bad_build)?;
-        let good = match &incident.good_build {
-            Some(good) => self.store.build(&config.name, good)?,
-            None => None,
-        };
-        let history = self.store.rollback_history(&config.name)?;
-        let now = Moment::now();
-        let hook = config.rollback.as_ref();
-        Ok(decide(&Facts {
-            mode: config.mode,
-            hook_configured: hook.is_some(),
-            bad_build: &incident.bad_build,
-            bad_state: bad.map(|record| record.state),
-            good_build: good.as_ref().map(|record| (&record.build, record.state)),
-            other_open_incident: false,
-            restored_by_rollback: history.just_restored(&incident.bad_build),
-            since_last_rollback: history.since_last(&now),
-            cooldown: hook.map_or(Duration::ZERO, |hook| hook.cooldown),
-            rollbacks_last_day: history.within(DAY, &now),
-            max_per_day: hook.map_or(0, |hook| hook.max_per_day),
-        }))
-    }
-
-    /// Takes a step that runs nothing, and tells it.
-    fn take_step(&mut self, service: usize, id: &IncidentId, step: Step, note: &str) {
-        let advanced = self.store.advance(id, step, note, &Moment::now());
-        let Some(incident) = self.report("recording an incident's step", advanced) else { return };
-        let name = self.services[service].config.name.clone();
-        match incident.state {
-            State::Escalated => {
-                Event::RollbackEnded {
-                    service: &name,
-                    incident: id.as_str(),
-                    outcome: "refused",
-                    recovered: false,
-                    detail: note,
-                }
-                .emit(&mut self.counters);
-                self.incidents.escalated.push((incident, self.last_tick_mono_ns));
-            }
-            State::AwaitingApproval => {
-                Event::IncidentStep { service: &name, incident: id.as_str(), step: note }
-                    .emit(&mut self.counters);
-                self.incidents.active.push(Active { incident, service, phase: Phase::AwaitingApproval });
-            }
-            _ => Event::IncidentStep { service: &name, incident: id.as_str(), step: note }
-                .emit(&mut self.counters),
         }
     }
 
-    /// Journals the intent and runs the hook, in a task of its own: the loop goes on measuring.
-    pub(super) fn run_hook(&mut self, service: usize, incident: Incident, note: &str) {
-        let Some(hook) = self.services[service].config.rollback.clone() else { return };
-        let (store, events) = (Arc::clone(&self.store), self.rollback_events.clone());
-        let (id, note) = (incident.id.clone(), note.to_owned());
-        self.incidents.active.retain(|active| active.incident.id != id);
-        self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
-        tokio::spawn(async move {
-            let result = match Rollback::start(Arc::clone(&store), hook, &id, &note).await {
-                Ok(rollback) => rollback.drive(events.clone()).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = result {
-                escalate(&store, id, &format!("the rollback could not be carried through: {error}"), &events)
-                    .await;
+    /// What the rails want to know of the present.
+    pub(super) fn live(&self, service: usize, incident: &Incident) -> Result<Live, StoreError> {
+        let service = &self.services[service];
+        let records = self.store.builds(Some(&service.config.name))?;
+        let now = Moment::now();
+        let bad_age = records
+            .iter()
+            .find(|record| record.build == incident.bad_build)
+            .map(|record| record.first_seen.until(&now));
+        let is_newer = |record: &&crate::store::BuildRecord| {
+            let runs = service.builds.get(&record.build).is_some_and(|build| !build.processes.is_empty());
+            runs && record.state == BuildState::Probation
+                && bad_age.is_some_and(|bad_age| record.first_seen.until(&now) < bad_age)
+        };
+        Ok(Live {
+            mode: service.config.mode,
+            dry_run: service.config.rollback.as_ref().is_some_and(|hook| hook.dry_run),
+            newer_build: records.iter().find(is_newer).map(|record| record.build.clone()),
+        })
+    }
+
+    fn tell_decision(&mut self, service: usize, incident: Incident, decision: &Decision) {
+        let now_mono_ns = self.last_tick_mono_ns;
+        let said = match decision {
+            Decision::Refuse { reason } => {
+                self.escalated(incident, "refused", &format!("not rolled back: {reason}"));
+                return;
             }
+            Decision::Ask { because: Some(reason) } => format!("not rolled back: {reason}; "),
+            Decision::Observe { refusal: Some(reason) } => {
+                format!("mode observe: mode enforce would not have run the hook either, because {reason}")
+            }
+            Decision::Observe { refusal: None } => {
+                "mode observe: mode enforce would have run the hook".to_owned()
+            }
+            _ => String::new(),
+        };
+        let asks = matches!(decision, Decision::Ask { .. });
+        let step = if asks { format!("{said}{}", ask(&incident)) } else { said };
+        Event::IncidentStep { service: &incident.service, incident: incident.id.as_str(), step: &step }
+            .emit(&mut self.counters);
+        if asks {
+            let phase = Phase::AwaitingApproval { told_mono_ns: now_mono_ns };
+            self.incidents.active.push(Active { incident, service, phase });
+        }
+    }
+
+    /// Runs the hook of an armed incident, in a task of its own: the loop goes on measuring.
+    pub(super) fn run_hook(&mut self, service: usize, incident: Incident) {
+        let id = incident.id.clone();
+        self.incidents.active.retain(|active| active.incident.id != id);
+        let Some(hook) = self.services[service].config.rollback.clone() else {
+            self.give_up(&id, "the service has no [service.rollback] any more");
+            return;
+        };
+        self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
+        let (driver, events) = (self.driver.clone(), self.rollback_events.clone());
+        tokio::spawn(async move {
+            // What went wrong was told as an event.
+            let _ = driver.roll_back(hook, &id, &events).await;
         });
     }
 
     /// What the driver tells; all of it is on disk.
     pub(super) fn on_rollback_event(&mut self, event: RollbackEvent, now_mono_ns: u64) {
-        let id = match &event {
-            RollbackEvent::HookStarted { incident, .. }
-            | RollbackEvent::HookEnded { incident, .. }
-            | RollbackEvent::TryAgain { incident, .. }
-            | RollbackEvent::Verifying { incident }
-            | RollbackEvent::Escalated { incident, .. } => incident.clone(),
-        };
+        let id = event.incident().clone();
         let Some(index) = self.incidents.active.iter().position(|active| active.incident.id == id) else {
+            self.of_nobody(event);
             return;
         };
         let (service, bad) =
@@ -282,24 +276,65 @@ impl Agent {
                 format!("attempt {attempt} of the hook begins in {} s", after.as_secs_f64())
             }
             RollbackEvent::Verifying { .. } => {
-                let baseline = self.good_mean(index);
-                let seen = Verifying::since(now_mono_ns, baseline);
-                self.incidents.active[index].phase = Phase::Verifying(seen);
+                let seen = Verifying::since(now_mono_ns, self.cost_limit(index));
+                self.incidents.active[index].phase = Phase::Verifying(Box::new(seen));
                 "verifying that the good build serves and its cost is back".to_owned()
             }
+            RollbackEvent::Rehearsed { note, .. } => {
+                self.incidents.active.swap_remove(index);
+                note
+            }
             RollbackEvent::Escalated { note, .. } => {
-                let active = self.incidents.active.swap_remove(index);
-                self.escalated(active.incident, service, "failed", &note);
+                let Active { incident, .. } = self.incidents.active.swap_remove(index);
+                let on_disk = self.store.incident(&id).is_ok_and(|found| found.state == State::Escalated);
+                if !on_disk {
+                    self.escalate_later(&id, &note);
+                }
+                self.escalated(incident, "failed", &note);
                 return;
             }
         };
         Event::IncidentStep { service: &name, incident: id.as_str(), step: &step }.emit(&mut self.counters);
     }
 
-    pub(super) fn escalated(&mut self, incident: Incident, service: usize, outcome: &str, note: &str) {
-        let name = self.services[service].config.name.clone();
+    /// The end of a hook whose service was taken out of the configuration meanwhile: nothing can be verified.
+    fn of_nobody(&mut self, event: RollbackEvent) {
+        match event {
+            RollbackEvent::Verifying { incident } => self.give_up(&incident, REMOVED),
+            RollbackEvent::Escalated { incident, note } => match self.store.incident(&incident) {
+                Ok(found) if found.state == State::Escalated => self.escalated(found, "failed", &note),
+                _ => self.escalate_later(&incident, &note),
+            },
+            _ => {}
+        }
+    }
+
+    /// Escalates an incident that nothing carries any more.
+    pub(super) fn give_up(&mut self, id: &IncidentId, note: &str) {
+        match self.driver.escalate(id, note) {
+            Ok(incident) => {
+                let known = self.incidents.escalated.iter().any(|(known, _)| known.id == *id);
+                if !known {
+                    self.escalated(incident, "unknown", note);
+                }
+            }
+            // It came to an end meanwhile.
+            Err(StoreError::IllegalStep(_)) => {}
+            Err(error) => {
+                self.report::<(), _>("recording an incident's step", Err(error));
+                self.escalate_later(id, note);
+            }
+        }
+    }
+
+    fn escalate_later(&mut self, id: &IncidentId, note: &str) {
+        let (incident, note) = (id.clone(), note.to_owned());
+        self.incidents.unwritten.push(Unwritten::Escalation { incident, note });
+    }
+
+    pub(super) fn escalated(&mut self, incident: Incident, outcome: &str, note: &str) {
         Event::RollbackEnded {
-            service: &name,
+            service: &incident.service,
             incident: incident.id.as_str(),
             outcome,
             recovered: false,
@@ -310,7 +345,7 @@ impl Agent {
     }
 
     /// The driver condemned the build in the ledger.
-    fn refresh_state(&mut self, service: usize, build: &BuildId) {
+    pub(super) fn refresh_state(&mut self, service: usize, build: &BuildId) {
         let name = self.services[service].config.name.clone();
         let found = self.store.build(&name, build);
         if let Some(Some(record)) = self.report("reading the ledger", found)
@@ -321,45 +356,87 @@ impl Agent {
         }
     }
 
+    /// Tells again what waits for a person, and tries again what could not be written.
     pub(super) fn remind(&mut self, now_mono_ns: u64) {
-        for (incident, told_mono_ns) in &mut self.incidents.escalated {
-            if now_mono_ns.saturating_sub(*told_mono_ns) >= REMIND_EVERY_NS {
+        let is_due = |told_mono_ns: &mut u64| {
+            let due = now_mono_ns.saturating_sub(*told_mono_ns) >= REMIND_EVERY_NS;
+            if due {
                 *told_mono_ns = now_mono_ns;
+            }
+            due
+        };
+        let mut told = Vec::new();
+        for (incident, told_mono_ns) in &mut self.incidents.escalated {
+            if is_due(told_mono_ns) {
                 let step = format!("still escalated, a person is needed: {}", incident.reason);
-                Event::IncidentStep {
-                    service: &incident.service,
-                    incident: incident.id.as_str(),
-                    step: &step,
-                }
+                told.push((incident.service.clone(), incident.id.clone(), step));
+            }
+        }
+        for Active { incident, phase, .. } in &mut self.incidents.active {
+            if let Phase::AwaitingApproval { told_mono_ns } = phase
+                && is_due(told_mono_ns)
+            {
+                let step = format!("{}: {}", ask(incident), incident.reason);
+                told.push((incident.service.clone(), incident.id.clone(), step));
+            }
+        }
+        for (service, incident, step) in told {
+            Event::IncidentStep { service: &service, incident: incident.as_str(), step: &step }
                 .emit(&mut self.counters);
+        }
+        if now_mono_ns.saturating_sub(self.incidents.tried_mono_ns) >= TRY_AGAIN_EVERY_NS {
+            self.incidents.tried_mono_ns = now_mono_ns;
+            self.write_again();
+        }
+    }
+
+    fn write_again(&mut self) {
+        for unwritten in std::mem::take(&mut self.incidents.unwritten) {
+            match unwritten {
+                // Nothing of a service is opened that nobody watches any more.
+                Unwritten::Incident { new, label } => {
+                    if let Some(service) = self.index_of(&new.service) {
+                        self.open_incident_of(service, *new, &label);
+                    }
+                }
+                Unwritten::Decision(incident) => match self.index_of(&incident.service) {
+                    Some(service) => self.decide_incident(service, *incident),
+                    None => self.give_up(&incident.id, REMOVED),
+                },
+                Unwritten::Escalation { incident, note } => self.give_up(&incident, &note),
             }
         }
     }
 
-    /// Indices of services change with the configuration; incidents of services that are gone are left to the ledger.
+    fn index_of(&self, name: &ServiceName) -> Option<usize> {
+        self.services.iter().position(|service| service.config.name == *name)
+    }
+
+    /// Indices of services change with the configuration. The incidents of a service that is gone are a person's: nothing
+    /// can be run or verified for it any more. A hook that runs is left to its end, and escalated then.
     pub(super) fn renumber_incidents(&mut self) {
         let services = &self.services;
+        let mut gone = Vec::new();
         self.incidents.active.retain_mut(|active| {
-            match services.iter().position(|service| service.config.name == active.incident.service) {
-                Some(index) => {
-                    active.service = index;
-                    true
-                }
-                None => false,
+            let index = services.iter().position(|service| service.config.name == active.incident.service);
+            if let Some(index) = index {
+                active.service = index;
+            } else if !matches!(active.phase, Phase::Hook) {
+                gone.push(active.incident.id.clone());
             }
+            index.is_some()
         });
+        for id in gone {
+            self.give_up(&id, REMOVED);
+        }
     }
 }
 
-/// Escalates in the ledger, if it can be written, and tells the loop either way.
-pub(super) async fn escalate(
-    store: &Arc<crate::store::Store>,
-    id: IncidentId,
-    note: &str,
-    events: &tokio::sync::mpsc::UnboundedSender<RollbackEvent>,
-) {
-    let (store, of, text) = (Arc::clone(store), id.clone(), note.to_owned());
-    let _ =
-        tokio::task::spawn_blocking(move || store.advance(&of, Step::Escalate, &text, &Moment::now())).await;
-    let _ = events.send(RollbackEvent::Escalated { incident: id, note: note.to_owned() });
+/// Why an incident is given up.
+pub(super) const REMOVED: &str =
+    "the service was taken out of the configuration in the middle of the incident";
+
+fn ask(incident: &Incident) -> String {
+    let good = incident.good_build.as_ref().map_or("none", BuildId::as_str);
+    format!("waiting for approval: `load-watchdog approve {}` runs the hook, back to {good}", incident.id)
 }

@@ -17,6 +17,7 @@ use super::second::Opinions;
 use super::service::Service;
 use super::windows::{Windows, without_windows};
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
+use crate::action::Driver;
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
 use crate::control::server as control;
@@ -92,6 +93,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         services: make_services(&config.services, &store)?,
         options,
         config,
+        driver: Driver::new(Arc::clone(&store)),
         store,
         kernel,
         slots: HashMap::new(),
@@ -163,10 +165,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
             }
         }
     };
-    notify::stopping();
-    Event::Stopping { why }.emit(&mut agent.counters);
-    agent.tick(clock::mono_ns());
-    agent.save_all_now();
+    agent.stop(why);
     // Dropping the agent drops the kernel programs; the socket's file goes with its task.
     Ok(())
 }
@@ -224,6 +223,14 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
 }
 
 impl Agent {
+    /// The last turn.
+    fn stop(&mut self, why: &str) {
+        notify::stopping();
+        Event::Stopping { why }.emit(&mut self.counters);
+        self.tick(clock::mono_ns());
+        self.save_all_now();
+    }
+
     /// The first turn.
     fn take_over(&mut self) -> anyhow::Result<()> {
         self.register_services()?;

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::Agent;
 use super::rollback::{Active, Phase};
-use crate::aggregate::MIN_REQUESTS;
+use crate::aggregate::Age;
+use crate::config::defaults::VERIFY_WITHIN;
 use crate::event::Event;
-use crate::incident::{IncidentId, Moment, State, Step, Verification, VerifyFacts, verify};
-use crate::model::BuildId;
+use crate::incident::{
+    BuildState, CostLimit, CostTest, Incident, IncidentId, State, Verification, VerifyFacts, verify,
+};
+use crate::model::{BuildId, EndpointName};
 use crate::verdict::Observation;
 
 /// The bad build serves as long as a request of it, begun after the hook, ended less than this ago.
@@ -16,36 +19,50 @@ const STILL_SERVES_NS: u64 = 3_000_000_000;
 const DEFAULT_TOLERANCE: f64 = 1.25;
 
 /// What was seen since the hook ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verifying {
     since_mono_ns: u64,
-    requests: u64,
-    cpu_ns: u64,
+    /// Of the good build's requests.
+    cost: CostTest,
+    /// End of the good build's first request that began after the hook.
+    good_end_mono_ns: Option<u64>,
     /// End of the last request of the bad build that began after the hook.
     bad_end_mono_ns: Option<u64>,
-    /// The good build's own mean, from before.
-    pub(super) baseline: Option<Duration>,
 }
 
 impl Verifying {
-    pub(super) fn since(mono_ns: u64, baseline: Option<Duration>) -> Self {
-        Self { since_mono_ns: mono_ns, baseline, ..Self::default() }
+    pub(super) fn since(mono_ns: u64, limit: Option<CostLimit>) -> Self {
+        Self {
+            since_mono_ns: mono_ns,
+            cost: CostTest::new(limit),
+            good_end_mono_ns: None,
+            bad_end_mono_ns: None,
+        }
+    }
+
+    fn until(&self, mono_ns: u64) -> Duration {
+        Duration::from_nanos(mono_ns.saturating_sub(self.since_mono_ns))
     }
 }
 
 impl Agent {
-    /// The good build's mean cost of the incident's endpoint, if enough requests are known.
-    pub(super) fn good_mean(&mut self, index: usize) -> Option<Duration> {
+    /// What a request of the incident's endpoint may cost, from its budget and from what the good build had cost before.
+    pub(super) fn cost_limit(&mut self, index: usize) -> Option<CostLimit> {
         let active = &self.incidents.active[index];
-        let (service, endpoint) = (&self.services[active.service], active.incident.endpoint.clone());
-        let good = active.incident.good_build.clone()?;
-        let aggregate = match service.builds.get(&good) {
-            Some(build) => Ok(build.aggregate.clone()),
-            None => service.stored_aggregate(&self.store, &good),
+        let (service, name) = (&self.services[active.service], &active.incident.endpoint);
+        let endpoint = service.config.endpoints.iter().find(|endpoint| endpoint.name == *name)?.clone();
+        let aggregate = match &active.incident.good_build {
+            Some(good) => match service.builds.get(good) {
+                Some(build) => Ok(Some(build.aggregate.clone())),
+                None => service.stored_aggregate(&self.store, good).map(Some),
+            },
+            None => Ok(None),
         };
-        let aggregate = self.report("reading the ledger", aggregate)?;
-        let figures = aggregate.endpoint(&endpoint).filter(|figures| figures.requests() >= MIN_REQUESTS)?;
-        figures.mean_ns().map(|mean_ns| Duration::from_secs_f64(mean_ns * 1e-9))
+        let aggregate = self.report("reading the ledger", aggregate).flatten();
+        let figures = aggregate.as_ref().and_then(|aggregate| aggregate.endpoint(&endpoint.name));
+        let pooled = figures.map(|figures| figures.pooled(|_| true));
+        let budget = &endpoint.budget;
+        CostLimit::new(budget.mean_cpu, pooled.as_ref(), budget.vs_baseline.unwrap_or(DEFAULT_TOLERANCE))
     }
 
     /// Counts a finished request for the verifications under way.
@@ -55,18 +72,24 @@ impl Agent {
         }
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &self.services[slot.service];
+        let within = service.config.rollback.as_ref().map_or(VERIFY_WITHIN, |hook| hook.verify_within);
         for active in self.incidents.active.iter_mut().filter(|active| active.service == slot.service) {
             let Phase::Verifying(verifying) = &mut active.phase else { continue };
-            let of_endpoint =
-                service.endpoints.get(usize::from(seen.endpoint)) == Some(&active.incident.endpoint);
             if began_mono_ns < verifying.since_mono_ns {
                 continue;
             }
+            let elapsed = verifying.until(seen.end_mono_ns);
             if slot.build == active.incident.bad_build {
                 verifying.bad_end_mono_ns = verifying.bad_end_mono_ns.max(Some(seen.end_mono_ns));
-            } else if of_endpoint && active.incident.good_build.as_ref() == Some(&slot.build) {
-                verifying.requests += seen.count;
-                verifying.cpu_ns += seen.cpu_ns.saturating_mul(seen.count);
+            } else if active.incident.good_build.as_ref() == Some(&slot.build) {
+                verifying.good_end_mono_ns.get_or_insert(seen.end_mono_ns);
+                // An incident from the ledger names no endpoint: any request shows that the good build serves.
+                let any = active.incident.endpoint == EndpointName::other();
+                if any || service.endpoints.get(usize::from(seen.endpoint)) == Some(&active.incident.endpoint)
+                {
+                    let warm = matches!(seen.age, Age::To100 | Age::Older);
+                    verifying.cost.observe(seen.cpu_ns, seen.count, warm, elapsed, within);
+                }
             }
         }
     }
@@ -84,70 +107,66 @@ impl Agent {
             }
         }
         for (id, outcome, facts) in ended {
-            self.end_verification(&id, outcome, &facts);
+            self.end_verification(&id, &outcome, &facts);
         }
         self.remind(now_mono_ns);
     }
 
     fn verify_facts(&self, active: &Active, verifying: &Verifying, now_mono_ns: u64) -> VerifyFacts {
         let service = &self.services[active.service];
-        let endpoint = service.config.endpoints.iter().find(|e| e.name == active.incident.endpoint);
+        let Incident { bad_build, good_build, .. } = &active.incident;
         let serves = |build: &BuildId| service.builds.get(build).is_some_and(|b| !b.processes.is_empty());
-        let mean_ns = verifying.cpu_ns.checked_div(verifying.requests);
+        let newer = service.builds.iter().find(|(id, build)| {
+            *id != bad_build
+                && Some(*id) != good_build.as_ref()
+                && !build.processes.is_empty()
+                && build.state == BuildState::Probation
+        });
         VerifyFacts {
-            good_build_serves: active.incident.good_build.as_ref().is_some_and(serves),
+            good_build_serves: good_build.as_ref().is_some_and(serves),
             bad_build_serves: verifying
                 .bad_end_mono_ns
                 .is_some_and(|end| now_mono_ns.saturating_sub(end) < STILL_SERVES_NS),
-            requests: verifying.requests,
-            mean_cpu: mean_ns.map(Duration::from_nanos),
-            budget: endpoint.and_then(|endpoint| endpoint.budget.mean_cpu),
-            baseline: verifying.baseline,
-            vs_baseline: endpoint.and_then(|e| e.budget.vs_baseline).unwrap_or(DEFAULT_TOLERANCE),
-            since_hook: Duration::from_nanos(now_mono_ns.saturating_sub(verifying.since_mono_ns)),
-            verify_within: service
-                .config
-                .rollback
-                .as_ref()
-                .map_or(crate::config::defaults::VERIFY_WITHIN, |hook| hook.verify_within),
+            newer_build: newer.map(|(id, _)| id.clone()),
+            cost: verifying.cost.cost(),
+            good_served_after: verifying.good_end_mono_ns.map(|end| verifying.until(end)),
+            bad_served_until: verifying.bad_end_mono_ns.map(|end| verifying.until(end)),
+            since_hook: verifying.until(now_mono_ns),
+            verify_within: service.config.rollback.as_ref().map_or(VERIFY_WITHIN, |hook| hook.verify_within),
         }
     }
 
-    fn end_verification(&mut self, id: &IncidentId, outcome: Verification, facts: &VerifyFacts) {
+    fn end_verification(&mut self, id: &IncidentId, outcome: &Verification, facts: &VerifyFacts) {
         let Some(index) = self.incidents.active.iter().position(|active| active.incident.id == *id) else {
             return;
         };
-        let service = self.incidents.active[index].service;
-        let (step, note) = match outcome {
-            Verification::Recovered => (
-                Step::Recover,
-                format!(
-                    "the good build serves, {:.1} ms per request over {} requests, {:.1} s after the hook",
-                    facts.mean_cpu.unwrap_or_default().as_secs_f64() * 1e3,
-                    facts.requests,
-                    facts.since_hook.as_secs_f64()
-                ),
-            ),
-            Verification::Failed(missing) => {
-                (Step::Escalate, format!("the rollback did not help: {missing}"))
-            }
-            Verification::Pending => return,
+        let concluded = self.driver.conclude(id, outcome, facts);
+        let Some(Some((incident, note))) = self.report("recording an incident's step", concluded) else {
+            return;
         };
-        let advanced = self.store.advance(id, step, &note, &Moment::now());
-        let Some(incident) = self.report("recording an incident's step", advanced) else { return };
-        self.incidents.active.swap_remove(index);
+        let service = self.incidents.active.swap_remove(index).service;
         if incident.state == State::Escalated {
-            self.escalated(incident, service, "not_recovered", &note);
+            self.pardoned(service, &incident.bad_build);
+            self.escalated(incident, "not_recovered", &note);
             return;
         }
-        let name = self.services[service].config.name.clone();
         Event::RollbackEnded {
-            service: &name,
+            service: &incident.service,
             incident: id.as_str(),
             outcome: "recovered",
             recovered: true,
             detail: &note,
         }
         .emit(&mut self.counters);
+    }
+
+    /// A build whose condemnation was lifted is judged anew when it comes back.
+    fn pardoned(&mut self, service: usize, build: &BuildId) {
+        self.refresh_state(service, build);
+        if let Some(build) = self.services[service].builds.get_mut(build)
+            && build.state == BuildState::Probation
+        {
+            build.judged = None;
+        }
     }
 }

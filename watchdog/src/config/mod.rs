@@ -268,4 +268,6 @@ pub struct RollbackConfig {
     pub cooldown: Duration,
     pub max_per_day: u32,
     pub verify_within: Duration,
+    /// The hook runs in its test mode, and nothing is condemned.
+    pub dry_run: bool,
 }

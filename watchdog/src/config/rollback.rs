@@ -55,8 +55,18 @@ pub(super) fn read(node: &Node<'_>, findings: &mut Findings) -> Option<RollbackC
         .unwrap_or(defaults::ROLLBACK_MAX_PER_DAY);
     let verify_within =
         duration(&mut section, findings, "verify_within", second, day, defaults::VERIFY_WITHIN);
+    let dry_run = section.take("dry_run").and_then(|node| values::flag(&node, findings)).unwrap_or(false);
     section.finish(findings);
-    Some(RollbackConfig { exec: exec?, user, timeout, retries, cooldown, max_per_day, verify_within })
+    Some(RollbackConfig {
+        exec: exec?,
+        user,
+        timeout,
+        retries,
+        cooldown,
+        max_per_day,
+        verify_within,
+        dry_run,
+    })
 }
 
 fn duration(

@@ -1,12 +1,14 @@
 //! An incident: one bad build of one service, from its detection to its end.
 //!
 //! Everything here is a function of values. [`state`] says which step may follow which, [`decide`] whether to act,
-//! [`verify`] whether the hook helped, [`reconcile`] what an agent that was killed does with what it finds.
-//! [`crate::store`] keeps incidents, [`crate::action`] runs the hook.
+//! [`operator`] what people may say to it, [`verify`] and [`cost`] whether the hook helped, [`reconcile`] what an agent that
+//! was killed does with what it finds. [`crate::store`] keeps incidents, [`crate::action`] runs the hook.
 
+mod cost;
 mod decide;
 mod kind;
 mod moment;
+mod operator;
 mod reconcile;
 mod state;
 mod verify;
@@ -15,13 +17,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use decide::{Decision, Facts, Refusal, decide};
+pub use cost::{Cost, CostLimit, CostTest, MIN_REQUESTS};
+pub use decide::{Decision, Facts, Refusal, decide, rails};
 pub use kind::IncidentKind;
 pub(crate) use moment::boot_id;
 pub use moment::{Moment, RollbackHistory, RollbackMark};
+pub use operator::{Breaker, Operator, PausedUntil};
 pub use reconcile::{HookProcess, Reconciliation, reconcile};
-pub use state::{IllegalStep, State, Step, next};
-pub use verify::{MIN_REQUESTS, NotRecovered, Verification, VerifyFacts, verify};
+pub use state::{IllegalStep, LedgerEffect, State, Step, Transition, transition};
+pub use verify::{NotRecovered, Verification, VerificationRecord, VerifyFacts, verify};
 
 use crate::config::Mode;
 use crate::model::{BuildId, EndpointName, ServiceName};
@@ -140,6 +144,12 @@ pub struct Incident {
     pub state_since: Moment,
     /// When the intent to run the hook was first journaled; `None`: nothing was ever run.
     pub intent: Option<Moment>,
+    /// The person who let the hook run.
+    pub approved_by: Option<String>,
+    /// The person who did not.
+    pub rejected_by: Option<String>,
+    /// The hook is, or was, only rehearsed: nothing is condemned, and nothing counts for the limits.
+    pub dry_run: bool,
 }
 
 /// One line of an incident's timeline.

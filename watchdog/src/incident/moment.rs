@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::IncidentId;
 use crate::model::BuildId;
 
 /// A point in time on both clocks.
@@ -56,6 +57,7 @@ pub(crate) fn boot_id() -> &'static str {
 /// A rollback that was begun: its intent was journaled, whatever came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RollbackMark {
+    pub incident: IncidentId,
     pub at: Moment,
     pub bad_build: BuildId,
     pub good_build: BuildId,
@@ -77,9 +79,21 @@ impl RollbackHistory {
         self.0.iter().map(|mark| mark.at.until(now)).min()
     }
 
-    /// Whether the last rollback restored this build.
-    pub fn just_restored(&self, build: &BuildId) -> bool {
-        self.0.first().is_some_and(|mark| mark.good_build == *build)
+    /// The last rollback, if it restored this build.
+    pub fn restored(&self, build: &BuildId) -> Option<&RollbackMark> {
+        self.0.first().filter(|mark| mark.good_build == *build)
+    }
+
+    /// The last rollback that took this build away.
+    pub fn took_away(&self, build: &BuildId) -> Option<&RollbackMark> {
+        self.0.iter().find(|mark| mark.bad_build == *build)
+    }
+
+    /// The rollbacks of other incidents.
+    #[must_use]
+    pub fn without(mut self, incident: &IncidentId) -> Self {
+        self.0.retain(|mark| mark.incident != *incident);
+        self
     }
 }
 
@@ -112,6 +126,7 @@ mod tests {
     #[test]
     fn history_counts_by_age_and_knows_what_was_restored() {
         let mark = |mono_h, good: &str| RollbackMark {
+            incident: format!("20170127-{good}").as_str().into(),
             at: at(0, mono_h, "a"),
             bad_build: "bad".into(),
             good_build: good.into(),
@@ -120,8 +135,12 @@ mod tests {
         let now = at(0, 51, "a");
         assert_eq!(history.within(Duration::from_hours(24), &now), 2);
         assert_eq!(history.since_last(&now), Some(Duration::from_hours(1)));
-        assert!(history.just_restored(&"v3".into()));
-        assert!(!history.just_restored(&"v2".into()));
+        assert_eq!(history.restored(&"v3".into()).map(|mark| mark.incident.as_str()), Some("20170127-v3"));
+        assert!(history.restored(&"v2".into()).is_none());
+        assert_eq!(history.took_away(&"bad".into()).map(|mark| mark.incident.as_str()), Some("20170127-v3"));
+        assert!(history.took_away(&"v3".into()).is_none());
+        let others = history.without(&"20170127-v3".into());
+        assert_eq!(others.since_last(&now), Some(Duration::from_hours(11)));
         assert_eq!(RollbackHistory::default().since_last(&now), None);
     }
 

@@ -22,6 +22,10 @@ pub struct HookProcess {
 pub enum Reconciliation {
     /// Nothing was run yet: decide as if it was just detected.
     Decide,
+    /// The last attempt ended and asked for another one: its outcome is known, so the hook is run again.
+    Retry { attempt: u32 },
+    /// A dry run whose hook ended.
+    Rehearsed { note: String },
     /// Nothing to do: it waits for a person.
     Leave,
     /// The hook still runs: wait for it, then verify.
@@ -38,8 +42,11 @@ pub fn reconcile(
     last_attempt: Option<&Attempt>,
     is_alive: impl FnOnce(&HookProcess) -> bool,
 ) -> Reconciliation {
+    let outcome =
+        || last_attempt.and_then(|attempt| attempt.outcome.as_deref()).unwrap_or("no outcome recorded");
     match incident.state {
         State::Detected => Reconciliation::Decide,
+        State::Armed => armed(last_attempt),
         State::Observed | State::AwaitingApproval | State::Escalated | State::Recovered | State::Closed => {
             Reconciliation::Leave
         }
@@ -52,12 +59,26 @@ pub fn reconcile(
             ),
         },
         State::HookRunning => running(incident, last_attempt, is_alive),
+        State::HookDone | State::HookFailed | State::HookTimedOut if incident.dry_run => {
+            Reconciliation::Rehearsed { note: format!("the dry run is over: the hook {}", outcome()) }
+        }
         State::HookDone | State::Verifying => Reconciliation::Verify,
         State::HookFailed | State::HookTimedOut => Reconciliation::Escalate {
             note: format!(
                 "the hook did not succeed ({}), and the agent was killed before it could say so",
-                last_attempt.and_then(|attempt| attempt.outcome.as_deref()).unwrap_or("no outcome recorded")
+                outcome()
             ),
+        },
+    }
+}
+
+/// In this state nothing runs, and every attempt so far has a known end.
+fn armed(last_attempt: Option<&Attempt>) -> Reconciliation {
+    match last_attempt {
+        None => Reconciliation::Decide,
+        Some(Attempt { attempt, outcome: Some(_), .. }) => Reconciliation::Retry { attempt: attempt + 1 },
+        Some(Attempt { attempt, .. }) => Reconciliation::Escalate {
+            note: format!("attempt {attempt} of the hook has no recorded end, and it is not run again"),
         },
     }
 }
@@ -67,19 +88,11 @@ fn running(
     last_attempt: Option<&Attempt>,
     is_alive: impl FnOnce(&HookProcess) -> bool,
 ) -> Reconciliation {
-    let Some(Attempt { attempt, process: Some(process), outcome, .. }) = last_attempt else {
+    let Some(Attempt { attempt, process: Some(process), .. }) = last_attempt else {
         return Reconciliation::Escalate {
             note: "the hook was started but its process was not recorded; it is not run again".to_owned(),
         };
     };
-    if let Some(outcome) = outcome {
-        return Reconciliation::Escalate {
-            note: format!(
-                "attempt {attempt} of the hook ended ({outcome}) and the agent was killed before the next one; \
-                 it is not run again"
-            ),
-        };
-    }
     if is_alive(process) {
         return Reconciliation::Wait { attempt: *attempt, process: process.clone() };
     }
@@ -117,6 +130,9 @@ mod tests {
             detected: moment(),
             state_since: moment(),
             intent: None,
+            approved_by: None,
+            rejected_by: None,
+            dry_run: false,
         }
     }
 
@@ -178,10 +194,24 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_between_attempts_is_escalated_with_the_outcome() {
-        let attempt = attempt(Some(process()), Some("exit 75: try again"));
-        let said = note(reconcile(&incident(State::HookRunning), Some(&attempt), |_| panic!("it ended")));
-        assert!(said.contains("exit 75"), "{said}");
+    fn a_pause_between_attempts_is_gone_on_with() {
+        let again = attempt(Some(process()), Some("exit 75: try again"));
+        let of = |attempt| reconcile(&incident(State::Armed), attempt, |_| panic!("it ended"));
+        assert_eq!(of(Some(&again)), Reconciliation::Retry { attempt: 3 });
+        assert_eq!(of(None), Reconciliation::Decide);
+        assert!(note(of(Some(&attempt(Some(process()), None)))).contains("no recorded end"));
+    }
+
+    #[test]
+    fn a_dry_run_ends_whatever_the_hook_said() {
+        for state in [State::HookDone, State::HookFailed, State::HookTimedOut] {
+            let rehearsed = Incident { dry_run: true, ..incident(state) };
+            let found = reconcile(&rehearsed, Some(&attempt(Some(process()), Some("exit 3"))), |_| false);
+            assert!(
+                matches!(&found, Reconciliation::Rehearsed { note } if note.contains("exit 3")),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

@@ -1,24 +1,25 @@
-//! The state machine: which step may follow which.
+//! The state machine: which step may follow which, and what each does to the ledger.
 //!
 //! ```text
-//! detected ──► observed ─────────────────────────────────────────────► closed
-//!    │
-//!    ├───────► awaiting_approval ──► (rejected) ─────────────────────► closed
-//!    │                │
-//!    ├────────────────┴► intent_journaled ◄─┐ exit 75
-//!    │                      │      │        │
-//!    │           not started│      └► hook_running ─► hook_done ─► verifying ─► recovered ─► closed
-//!    │                      │           │      │ └──────────────────▲   │
-//!    │                      ▼           │      │  exit seen by nobody   │
-//!    │                  hook_failed ◄───┘      └► hook_timed_out        │
-//!    │                      │                          │                │
-//!    └► (refused) ──────────┴────────► escalated ◄─────┴────────────────┘
-//!                                          └─────────────────────────► closed
+//! detected ──┬─► observed ────────────────────────────────────────────────────────────────► closed
+//!            ├─► awaiting_approval ──► (rejected) ────────────────────────────────────────► closed
+//!            │          │ approved
+//!            └─► armed ◄┴─────────────────────────────────────┐ exit 75
+//!                  └─► intent_journaled ──► hook_running ─────┤
+//!                           │ not started     │   │           └─► hook_done ─► verifying ─► recovered ─► closed
+//!                           ▼                 │   │                              ▲ │ │
+//!                      hook_failed ◄──────────┘   ├─► (ended unseen) ────────────┘ │ │
+//!                           │                     └─► hook_timed_out               │ │ (cost stays high on the good
+//!                           │                               │                      │ │  build too: pardoned)
+//!                           └────────► escalated ◄──────────┴──────────────────────┴─┘
+//!                                          └─► (acknowledged) ────────────────────────────► closed
 //! ```
-//! To `escalated` also lead `awaiting_approval`, `intent_journaled` and `hook_running`: what cannot be known after a crash.
+//! To `escalated` lead all states before the end: what is refused, what cannot be known after a crash, a service that was
+//! taken out of the configuration. A dry run goes the same way as far as the hook's end, and ends `observed`.
 //!
-//! A state is written durably before its effect: `intent_journaled` before the hook is spawned, `verifying` before
-//! anything is judged recovered.
+//! A state is written durably before its effect: `armed` before anything is prepared, `intent_journaled` before the hook is
+//! spawned, `verifying` before anything is judged. In `armed` nothing runs, and nothing has an unknown outcome: it is the
+//! only state from which the hook is begun.
 
 use std::fmt;
 
@@ -30,13 +31,15 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// The verdict is recorded, nothing is decided.
     Detected,
-    /// Mode observe: recorded with what it would have done.
+    /// Mode observe or a dry run: recorded with what would have been done.
     Observed,
-    /// Mode approve: a person is asked.
+    /// A person is asked: mode approve, or a rail that a person may overrule.
     AwaitingApproval,
+    /// Decided or approved: the hook is to be run, and does not run. Also the pause before the attempt after exit 75.
+    Armed,
     /// The hook is about to be spawned, or was and died with the agent before its pid was recorded.
     IntentJournaled,
-    /// The hook's process is recorded, its end is not; or it asked to be tried again and the pause runs.
+    /// The hook's process is recorded, its end is not.
     HookRunning,
     HookDone,
     HookFailed,
@@ -44,7 +47,7 @@ pub enum State {
     /// The hook ended; traffic shows whether it helped.
     Verifying,
     Recovered,
-    /// A person is needed; repeated until closed.
+    /// A person is needed; repeated until acknowledged.
     Escalated,
     Closed,
 }
@@ -52,22 +55,58 @@ pub enum State {
 /// What happens to an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
+    /// Mode observe: only recorded.
     Observe,
-    AskApproval,
+    /// A person is asked.
+    Ask,
+    /// A person said yes.
+    Approve,
     /// A person said no.
     Reject,
-    /// Decided or approved; also the next attempt after exit 75.
+    /// Mode enforce, and every rail holds.
+    Arm,
+    /// The same in a dry run.
+    ArmRehearsal,
+    /// The hook is about to be spawned.
     JournalIntent,
+    /// The same in a dry run.
+    JournalRehearsal,
     HookStarted,
+    /// The hook ended with exit 75, and another attempt is left.
+    TryAgain,
     HookDone,
     /// The hook ended in failure, or could not be started.
     HookFailed,
     HookTimedOut,
-    /// The hook ended; when nobody saw its exit (the agent had been killed), its effect is judged all the same.
+    /// The hook's effect is judged, also when nobody saw its exit because the agent had been killed.
     Verify,
+    /// A dry run is over.
+    Rehearsed,
     Recover,
+    /// The good build costs as much: the cause was not the build.
+    Exonerate,
     Escalate,
+    /// A person acknowledged it, or it is of no matter any more.
     Close,
+}
+
+/// What a step changes in the ledger besides the state, in the same transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerEffect {
+    Nothing,
+    /// The incident is a dry run from now on.
+    MarkRehearsal,
+    /// The bad build is condemned, and the rollback counts for the cooldown and the day's limit.
+    Condemn,
+    /// The bad build is on probation again.
+    Pardon,
+}
+
+/// Where a step leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub to: State,
+    pub effect: LedgerEffect,
 }
 
 /// A step that must not follow; the incident stays as it was.
@@ -78,25 +117,43 @@ pub struct IllegalStep {
     pub step: Step,
 }
 
-/// The state after a step: the only place where transitions are allowed.
-pub fn next(from: State, step: Step) -> Result<State, IllegalStep> {
+/// What follows from a step: the only place where transitions are allowed.
+pub fn transition(from: State, step: Step) -> Result<Transition, IllegalStep> {
+    let to = next(from, step)?;
+    let effect = match step {
+        Step::ArmRehearsal => LedgerEffect::MarkRehearsal,
+        Step::JournalIntent => LedgerEffect::Condemn,
+        Step::Exonerate => LedgerEffect::Pardon,
+        _ => LedgerEffect::Nothing,
+    };
+    Ok(Transition { to, effect })
+}
+
+fn next(from: State, step: Step) -> Result<State, IllegalStep> {
     match (from, step) {
-        (State::Detected, Step::Observe) => Ok(State::Observed),
-        (State::Detected, Step::AskApproval) => Ok(State::AwaitingApproval),
-        (State::Detected | State::AwaitingApproval | State::HookRunning, Step::JournalIntent) => {
-            Ok(State::IntentJournaled)
-        }
+        // What was armed before a crash is decided again, and may be decided otherwise.
+        (State::Detected | State::Armed, Step::Observe)
+        | (State::HookDone | State::HookFailed | State::HookTimedOut, Step::Rehearsed) => Ok(State::Observed),
+        (State::Detected | State::Armed, Step::Ask) => Ok(State::AwaitingApproval),
+        (State::Detected, Step::Arm)
+        | (State::Detected | State::Armed, Step::ArmRehearsal)
+        | (State::AwaitingApproval, Step::Approve)
+        | (State::HookRunning, Step::TryAgain) => Ok(State::Armed),
+        (State::Armed, Step::JournalIntent | Step::JournalRehearsal) => Ok(State::IntentJournaled),
         (State::IntentJournaled, Step::HookStarted) => Ok(State::HookRunning),
         (State::HookRunning, Step::HookDone) => Ok(State::HookDone),
         (State::IntentJournaled | State::HookRunning, Step::HookFailed) => Ok(State::HookFailed),
         (State::HookRunning, Step::HookTimedOut) => Ok(State::HookTimedOut),
         (State::HookDone | State::HookRunning, Step::Verify) => Ok(State::Verifying),
         (State::Verifying, Step::Recover) => Ok(State::Recovered),
-        (
+        (State::Verifying, Step::Exonerate)
+        | (
             State::Detected
             | State::AwaitingApproval
+            | State::Armed
             | State::IntentJournaled
             | State::HookRunning
+            | State::HookDone
             | State::HookFailed
             | State::HookTimedOut
             | State::Verifying,
@@ -110,11 +167,36 @@ pub fn next(from: State, step: Step) -> Result<State, IllegalStep> {
     }
 }
 
+impl Step {
+    pub const ALL: [Self; 19] = [
+        Self::Observe,
+        Self::Ask,
+        Self::Approve,
+        Self::Reject,
+        Self::Arm,
+        Self::ArmRehearsal,
+        Self::JournalIntent,
+        Self::JournalRehearsal,
+        Self::HookStarted,
+        Self::TryAgain,
+        Self::HookDone,
+        Self::HookFailed,
+        Self::HookTimedOut,
+        Self::Verify,
+        Self::Rehearsed,
+        Self::Recover,
+        Self::Exonerate,
+        Self::Escalate,
+        Self::Close,
+    ];
+}
+
 impl State {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Detected,
         Self::Observed,
         Self::AwaitingApproval,
+        Self::Armed,
         Self::IntentJournaled,
         Self::HookRunning,
         Self::HookDone,
@@ -132,6 +214,7 @@ impl State {
             Self::Detected => "detected",
             Self::Observed => "observed",
             Self::AwaitingApproval => "awaiting_approval",
+            Self::Armed => "armed",
             Self::IntentJournaled => "intent_journaled",
             Self::HookRunning => "hook_running",
             Self::HookDone => "hook_done",
@@ -154,6 +237,20 @@ impl State {
     pub fn is_open(self) -> bool {
         !matches!(self, Self::Recovered | Self::Closed)
     }
+
+    /// Whether a rollback is under way: decided, and neither verified nor given up.
+    pub fn is_under_way(self) -> bool {
+        matches!(
+            self,
+            Self::Armed
+                | Self::IntentJournaled
+                | Self::HookRunning
+                | Self::HookDone
+                | Self::HookFailed
+                | Self::HookTimedOut
+                | Self::Verifying
+        )
+    }
 }
 
 impl fmt::Display for State {
@@ -166,54 +263,36 @@ impl fmt::Display for State {
 mod tests {
     use super::*;
 
-    const STEPS: [Step; 12] = [
-        Step::Observe,
-        Step::AskApproval,
-        Step::Reject,
-        Step::JournalIntent,
-        Step::HookStarted,
-        Step::HookDone,
-        Step::HookFailed,
-        Step::HookTimedOut,
-        Step::Verify,
-        Step::Recover,
-        Step::Escalate,
-        Step::Close,
-    ];
-
-    /// Rows in the order of [`State::ALL`], columns in the order of [`STEPS`]; `.` is illegal.
+    /// Rows in the order of [`State::ALL`], columns in the order of [`Step::ALL`]; `.` is illegal, else the state's first
+    /// letters (`+`: the bad build is condemned, `-`: pardoned, `*`: marked as a dry run).
     #[rustfmt::skip]
-    const TABLE: [(&str, &str); 12] = [
-        //                    obs ask rej int sta don fai tim ver rec esc clo
-        ("detected",          "o   a   .   i   .   .   .   .   .   .   e   ."),
-        ("observed",          ".   .   .   .   .   .   .   .   .   .   .   c"),
-        ("awaiting_approval", ".   .   c   i   .   .   .   .   .   .   e   c"),
-        ("intent_journaled",  ".   .   .   .   r   .   f   .   .   .   e   ."),
-        ("hook_running",      ".   .   .   i   .   d   f   t   v   .   e   ."),
-        ("hook_done",         ".   .   .   .   .   .   .   .   v   .   .   ."),
-        ("hook_failed",       ".   .   .   .   .   .   .   .   .   .   e   ."),
-        ("hook_timed_out",    ".   .   .   .   .   .   .   .   .   .   e   ."),
-        ("verifying",         ".   .   .   .   .   .   .   .   .   R   e   ."),
-        ("recovered",         ".   .   .   .   .   .   .   .   .   .   .   c"),
-        ("escalated",         ".   .   .   .   .   .   .   .   .   .   .   c"),
-        ("closed",            ".   .   .   .   .   .   .   .   .   .   .   ."),
+    const TABLE: [(&str, &str); 13] = [
+        //                    obs ask app rej arm ar* int ih* sta try don fai tim ver reh rec exo esc clo
+        ("detected",          "ob  aw  .   .   ar  ar* .   .   .   .   .   .   .   .   .   .   .   es  . "),
+        ("observed",          ".   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   cl"),
+        ("awaiting_approval", ".   .   ar  cl  .   .   .   .   .   .   .   .   .   .   .   .   .   es  cl"),
+        ("armed",             "ob  aw  .   .   .   ar* in+ in  .   .   .   .   .   .   .   .   .   es  . "),
+        ("intent_journaled",  ".   .   .   .   .   .   .   .   ru  .   .   fa  .   .   .   .   .   es  . "),
+        ("hook_running",      ".   .   .   .   .   .   .   .   .   ar  do  fa  ti  ve  .   .   .   es  . "),
+        ("hook_done",         ".   .   .   .   .   .   .   .   .   .   .   .   .   ve  ob  .   .   es  . "),
+        ("hook_failed",       ".   .   .   .   .   .   .   .   .   .   .   .   .   .   ob  .   .   es  . "),
+        ("hook_timed_out",    ".   .   .   .   .   .   .   .   .   .   .   .   .   .   ob  .   .   es  . "),
+        ("verifying",         ".   .   .   .   .   .   .   .   .   .   .   .   .   .   .   re  es- es  . "),
+        ("recovered",         ".   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   cl"),
+        ("escalated",         ".   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   cl"),
+        ("closed",            ".   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   .   . "),
     ];
 
-    fn letter(state: State) -> &'static str {
-        match state {
-            State::Detected => "D",
-            State::Observed => "o",
-            State::AwaitingApproval => "a",
-            State::IntentJournaled => "i",
-            State::HookRunning => "r",
-            State::HookDone => "d",
-            State::HookFailed => "f",
-            State::HookTimedOut => "t",
-            State::Verifying => "v",
-            State::Recovered => "R",
-            State::Escalated => "e",
-            State::Closed => "c",
-        }
+    fn letters(transition: Transition) -> String {
+        let name = transition.to.name();
+        let state = name.strip_prefix("hook_").unwrap_or(name);
+        let mark = match transition.effect {
+            LedgerEffect::Nothing => "",
+            LedgerEffect::MarkRehearsal => "*",
+            LedgerEffect::Condemn => "+",
+            LedgerEffect::Pardon => "-",
+        };
+        format!("{}{mark}", &state[..2])
     }
 
     #[test]
@@ -221,33 +300,46 @@ mod tests {
         for (state, (name, row)) in State::ALL.into_iter().zip(TABLE) {
             assert_eq!(state.name(), name);
             let cells: Vec<&str> = row.split_whitespace().collect();
-            assert_eq!(cells.len(), STEPS.len());
-            for (step, cell) in STEPS.into_iter().zip(cells) {
-                let got = next(state, step);
+            assert_eq!(cells.len(), Step::ALL.len());
+            for (step, cell) in Step::ALL.into_iter().zip(cells) {
+                let got = transition(state, step);
                 match cell {
                     "." => assert_eq!(got, Err(IllegalStep { from: state, step }), "{state} {step:?}"),
-                    to => assert_eq!(got.map(letter), Ok(to), "{state} {step:?}"),
+                    to => assert_eq!(got.map(letters).as_deref(), Ok(to), "{state} {step:?}"),
                 }
             }
         }
     }
 
+    fn reachable(from: State) -> Vec<State> {
+        let mut reached = vec![from];
+        let mut index = 0;
+        while let Some(&state) = reached.get(index) {
+            for to in Step::ALL.into_iter().filter_map(|step| next(state, step).ok()) {
+                if !reached.contains(&to) {
+                    reached.push(to);
+                }
+            }
+            index += 1;
+        }
+        reached
+    }
+
     #[test]
     fn nothing_leads_back_to_the_hook_once_it_ended() {
         for ended in [State::HookDone, State::HookFailed, State::HookTimedOut, State::Verifying] {
-            let mut reached = vec![ended];
-            let mut index = 0;
-            while let Some(&state) = reached.get(index) {
-                for to in STEPS.into_iter().filter_map(|step| next(state, step).ok()) {
-                    if !reached.contains(&to) {
-                        reached.push(to);
-                    }
-                }
-                index += 1;
+            let reached = reachable(ended);
+            for hook in [State::Armed, State::IntentJournaled, State::HookRunning] {
+                assert!(!reached.contains(&hook), "{ended} leads to {hook}");
             }
-            assert!(!reached.contains(&State::IntentJournaled), "{ended}");
-            assert!(!reached.contains(&State::HookRunning), "{ended}");
             assert!(reached.contains(&State::Closed), "{ended} can never be closed");
+        }
+    }
+
+    #[test]
+    fn every_state_can_come_to_an_end() {
+        for state in State::ALL {
+            assert!(reachable(state).contains(&State::Closed), "{state}");
         }
     }
 
@@ -257,6 +349,6 @@ mod tests {
             assert_eq!(State::from_name(state.name()), Some(state));
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-        assert_eq!(State::from_name("armed"), None);
+        assert_eq!(State::from_name("splendid"), None);
     }
 }

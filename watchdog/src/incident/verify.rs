@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// Requests on the good build since the hook ended before its cost is believed.
-pub const MIN_REQUESTS: u64 = 5;
+use serde::Serialize;
+
+use super::Step;
+use super::cost::{Cost, MIN_REQUESTS};
+use crate::model::BuildId;
 
 /// What the agent saw since the hook ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,22 +15,20 @@ pub struct VerifyFacts {
     pub good_build_serves: bool,
     /// Whether the bad build still finishes requests that began after the hook ended.
     pub bad_build_serves: bool,
-    /// Requests on the incident's endpoint that the good build began after the hook ended.
-    pub requests: u64,
-    /// Their mean CPU time.
-    pub mean_cpu: Option<Duration>,
-    /// The endpoint's `mean_cpu` budget.
-    pub budget: Option<Duration>,
-    /// The good build's own mean, from its stored baseline.
-    pub baseline: Option<Duration>,
-    /// The largest ratio to the baseline that counts as back.
-    pub vs_baseline: f64,
+    /// Another build that appeared after the bad one, and runs.
+    pub newer_build: Option<BuildId>,
+    /// Of requests on the incident's endpoint that the good build began after the hook ended.
+    pub cost: Cost,
+    /// From the hook's end to the good build's first request.
+    pub good_served_after: Option<Duration>,
+    /// From the hook's end to the end of the bad build's last request that began after it.
+    pub bad_served_until: Option<Duration>,
     /// Since the hook ended.
     pub since_hook: Duration,
     pub verify_within: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verification {
     Pending,
     Recovered,
@@ -36,58 +37,126 @@ pub enum Verification {
 }
 
 /// What is missing for a recovery.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NotRecovered {
     #[error("the good build does not run")]
     GoodBuildAbsent,
+    #[error("build {newer_build} was deployed meanwhile and serves in its place: it is judged by itself")]
+    Superseded { newer_build: BuildId },
     #[error("the bad build still serves requests")]
     BadBuildServes,
     #[error("only {requests} requests on the good build, {MIN_REQUESTS} are needed to judge")]
     TooFewRequests { requests: u64 },
     #[error(
-        "requests on the good build cost {:.1} ms on average, {:.1} ms are allowed: the cause may not be the build",
+        "requests on the good build cost {:.1} ms on average, {:.1} ms are allowed, and they are too few to tell whether \
+         the build was the cause",
         mean.as_secs_f64() * 1e3,
         limit.as_secs_f64() * 1e3
     )]
     StillExpensive { mean: Duration, limit: Duration },
+    #[error(
+        "requests on the good build cost {:.1} ms on average as well, {:.1} ms are allowed: the cause was not the build; its \
+         condemnation is lifted, look at the host, the database and the traffic",
+        mean.as_secs_f64() * 1e3,
+        limit.as_secs_f64() * 1e3
+    )]
+    NotTheBuild { mean: Duration, limit: Duration },
+}
+
+/// What a verification found, for the ledger. Durations count from the step into `verifying`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VerificationRecord {
+    pub good_served_after: Option<Duration>,
+    pub bad_served_until: Option<Duration>,
+    pub ended_after: Duration,
+    pub requests: u64,
+    pub mean_cpu: Option<Duration>,
+    pub limit: Option<Duration>,
+    /// Of the good build, before.
+    pub baseline: Option<Duration>,
 }
 
 /// Judges once; the agent asks again with newer facts while the answer is `Pending`.
 pub fn verify(facts: &VerifyFacts) -> Verification {
-    match missing(facts) {
+    let is_over = facts.since_hook >= facts.verify_within;
+    match missing(facts, is_over) {
         None => Verification::Recovered,
-        Some(missing) if facts.since_hook >= facts.verify_within => Verification::Failed(missing),
+        Some(missing) if is_over => Verification::Failed(missing),
         Some(_) => Verification::Pending,
     }
 }
 
-fn missing(facts: &VerifyFacts) -> Option<NotRecovered> {
-    if !facts.good_build_serves {
-        return Some(NotRecovered::GoodBuildAbsent);
+fn missing(facts: &VerifyFacts, is_over: bool) -> Option<NotRecovered> {
+    match &facts.newer_build {
+        Some(newer_build) if !facts.good_build_serves && !facts.bad_build_serves => {
+            return Some(NotRecovered::Superseded { newer_build: newer_build.clone() });
+        }
+        _ if !facts.good_build_serves => return Some(NotRecovered::GoodBuildAbsent),
+        _ => {}
     }
     if facts.bad_build_serves {
         return Some(NotRecovered::BadBuildServes);
     }
-    let too_few = NotRecovered::TooFewRequests { requests: facts.requests };
-    let Some(mean) = facts.mean_cpu.filter(|_| facts.requests >= MIN_REQUESTS) else {
-        return Some(too_few);
+    let cost = &facts.cost;
+    let Some(mean) = cost.mean.filter(|_| cost.requests >= MIN_REQUESTS) else {
+        return Some(NotRecovered::TooFewRequests { requests: cost.requests });
     };
-    let limit = limit(facts)?;
-    (mean > limit).then_some(NotRecovered::StillExpensive { mean, limit })
+    let limit = cost.limit?;
+    if cost.is_back {
+        return None;
+    }
+    if is_over && cost.is_high {
+        return Some(NotRecovered::NotTheBuild { mean, limit });
+    }
+    // Too few requests for a proof: at the end their mean must do.
+    (!is_over || mean > limit).then_some(NotRecovered::StillExpensive { mean, limit })
 }
 
-/// The stricter of the budget and the baseline with its tolerance; `None` when the endpoint has neither.
-///
-/// A good build whose own baseline lies above the budget (it was adopted so) is held to its baseline alone: the
-/// rollback can bring back what was there, not more.
-fn limit(facts: &VerifyFacts) -> Option<Duration> {
-    let baseline = facts.baseline.map(|mean| {
-        Duration::try_from_secs_f64(mean.as_secs_f64() * facts.vs_baseline.max(1.0)).unwrap_or(Duration::MAX)
+impl Verification {
+    /// The step that follows, with its line in the timeline; `None` while pending.
+    pub fn conclusion(&self, facts: &VerifyFacts) -> Option<(Step, String)> {
+        match self {
+            Self::Pending => None,
+            Self::Recovered => Some((Step::Recover, recovered(facts))),
+            Self::Failed(missing @ NotRecovered::NotTheBuild { .. }) => {
+                Some((Step::Exonerate, format!("the rollback did not help: {missing}")))
+            }
+            Self::Failed(missing) => Some((Step::Escalate, format!("the rollback did not help: {missing}"))),
+        }
+    }
+}
+
+fn recovered(facts: &VerifyFacts) -> String {
+    let cost = &facts.cost;
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let first = facts.good_served_after.map_or_else(String::new, |after| {
+        format!(" (its first request {:.1} s after the hook)", after.as_secs_f64())
     });
-    match (facts.budget, baseline, facts.baseline) {
-        (Some(budget), Some(limit), Some(mean)) if mean <= budget => Some(budget.min(limit)),
-        (_, Some(limit), _) => Some(limit),
-        (budget, None, _) => budget,
+    let limit = cost.limit.map_or_else(String::new, |limit| format!(", {:.1} ms are allowed", ms(limit)));
+    let sure = if cost.is_back || cost.limit.is_none() {
+        ""
+    } else {
+        "; too few requests to prove it, and none of it contradicts"
+    };
+    format!(
+        "the good build serves{first}, {:.1} ms per request over {} requests{limit}, {:.1} s after the hook{sure}",
+        ms(cost.mean.unwrap_or_default()),
+        cost.requests,
+        facts.since_hook.as_secs_f64()
+    )
+}
+
+impl VerifyFacts {
+    pub fn record(&self) -> VerificationRecord {
+        VerificationRecord {
+            good_served_after: self.good_served_after,
+            bad_served_until: self.bad_served_until,
+            ended_after: self.since_hook,
+            requests: self.cost.requests,
+            mean_cpu: self.cost.mean,
+            limit: self.cost.limit,
+            baseline: self.cost.baseline,
+        }
     }
 }
 
@@ -97,18 +166,28 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn with(change: impl FnOnce(&mut VerifyFacts)) -> Verification {
-        let mut facts = VerifyFacts {
+    fn facts() -> VerifyFacts {
+        VerifyFacts {
             good_build_serves: true,
             bad_build_serves: false,
-            requests: MIN_REQUESTS,
-            mean_cpu: Some(50 * MS),
-            budget: Some(80 * MS),
-            baseline: Some(48 * MS),
-            vs_baseline: 1.3,
+            newer_build: None,
+            cost: Cost {
+                requests: 40,
+                mean: Some(50 * MS),
+                limit: Some(62 * MS),
+                baseline: Some(48 * MS),
+                is_back: true,
+                is_high: false,
+            },
+            good_served_after: Some(400 * MS),
+            bad_served_until: None,
             since_hook: Duration::from_secs(10),
             verify_within: Duration::from_mins(5),
-        };
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut VerifyFacts)) -> Verification {
+        let mut facts = facts();
         change(&mut facts);
         verify(&facts)
     }
@@ -116,12 +195,16 @@ mod tests {
     #[test]
     fn recovers_as_soon_as_everything_is_back() {
         assert_eq!(with(|_| ()), Verification::Recovered);
-        assert_eq!(
-            with(|f| f.since_hook = f.verify_within * 2),
-            Verification::Recovered,
-            "late is recovered too"
-        );
-        assert_eq!(with(|f| (f.budget, f.baseline) = (None, None)), Verification::Recovered);
+        assert_eq!(with(|f| f.since_hook = f.verify_within * 2), Verification::Recovered, "late is as well");
+        let without_limit = with(|f| (f.cost.limit, f.cost.is_back) = (None, false));
+        assert_eq!(without_limit, Verification::Recovered);
+        let (step, said) = Verification::Recovered.conclusion(&facts()).unwrap();
+        assert_eq!(step, Step::Recover);
+        for part in
+            ["first request 0.4 s", "50.0 ms per request over 40", "62.0 ms are allowed", "10.0 s after"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]
@@ -130,11 +213,11 @@ mod tests {
         let cases: [(Change, NotRecovered); 5] = [
             (|f| f.good_build_serves = false, NotRecovered::GoodBuildAbsent),
             (|f| f.bad_build_serves = true, NotRecovered::BadBuildServes),
-            (|f| f.requests = 4, NotRecovered::TooFewRequests { requests: 4 }),
-            (|f| f.mean_cpu = None, NotRecovered::TooFewRequests { requests: 5 }),
+            (|f| f.cost.requests = 4, NotRecovered::TooFewRequests { requests: 4 }),
+            (|f| f.cost.mean = None, NotRecovered::TooFewRequests { requests: 40 }),
             (
-                |f| f.mean_cpu = Some(63 * MS),
-                NotRecovered::StillExpensive { mean: 63 * MS, limit: Duration::from_micros(62_400) },
+                |f| (f.cost.mean, f.cost.is_back) = (Some(63 * MS), false),
+                NotRecovered::StillExpensive { mean: 63 * MS, limit: 62 * MS },
             ),
         ];
         for (change, missing) in cases {
@@ -143,39 +226,52 @@ mod tests {
                 change(f);
                 f.since_hook = f.verify_within;
             });
-            assert_eq!(at_end, Verification::Failed(missing));
+            assert_eq!(at_end, Verification::Failed(missing.clone()));
+            assert_eq!(at_end.conclusion(&facts()).unwrap().0, Step::Escalate, "{missing}");
         }
     }
 
     #[test]
-    fn the_stricter_of_budget_and_baseline_holds() {
-        let tight_budget = |mean| {
-            with(|f| {
-                f.budget = Some(52 * MS);
-                f.mean_cpu = Some(mean);
-            })
+    fn without_a_proof_the_mean_decides_at_the_end() {
+        let unproven = |mean: Duration| {
+            move |f: &mut VerifyFacts| {
+                (f.cost.mean, f.cost.is_back, f.since_hook) = (Some(mean), false, f.verify_within);
+            }
         };
-        assert_eq!(tight_budget(52 * MS), Verification::Recovered);
-        assert_eq!(tight_budget(53 * MS), Verification::Pending);
-        let only_budget = |mean| {
-            with(|f| {
-                f.baseline = None;
-                f.mean_cpu = Some(mean);
-            })
-        };
-        assert_eq!(only_budget(80 * MS), Verification::Recovered);
-        assert_eq!(only_budget(81 * MS), Verification::Pending);
+        assert_eq!(with(unproven(62 * MS)), Verification::Recovered);
+        let mut facts = facts();
+        unproven(62 * MS)(&mut facts);
+        let (_, said) = verify(&facts).conclusion(&facts).unwrap();
+        assert!(said.contains("too few requests to prove it"), "{said}");
+        facts.since_hook = Duration::from_secs(299);
+        assert_eq!(verify(&facts), Verification::Pending, "there is still time for a proof");
     }
 
     #[test]
-    fn a_good_build_over_its_budget_is_held_to_its_baseline() {
-        let over = |mean| {
-            with(|f| {
-                f.baseline = Some(100 * MS);
-                f.mean_cpu = Some(mean);
-            })
+    fn a_good_build_that_is_as_dear_exonerates_the_bad_one() {
+        let high = |f: &mut VerifyFacts| {
+            (f.cost.mean, f.cost.is_back, f.cost.is_high) = (Some(200 * MS), false, true);
         };
-        assert_eq!(over(130 * MS), Verification::Recovered);
-        assert_eq!(over(131 * MS), Verification::Pending);
+        assert_eq!(with(high), Verification::Pending);
+        let at_end = with(|f| {
+            high(f);
+            f.since_hook = f.verify_within;
+        });
+        assert!(matches!(at_end, Verification::Failed(NotRecovered::NotTheBuild { .. })), "{at_end:?}");
+        let (step, said) = at_end.conclusion(&facts()).unwrap();
+        assert_eq!(step, Step::Exonerate);
+        assert!(said.contains("the cause was not the build"), "{said}");
+    }
+
+    #[test]
+    fn a_deploy_during_the_rollback_is_named() {
+        let superseded = with(|f| {
+            f.good_build_serves = false;
+            f.newer_build = Some("v3".into());
+            f.since_hook = f.verify_within;
+        });
+        assert_eq!(superseded, Verification::Failed(NotRecovered::Superseded { newer_build: "v3".into() }));
+        // Beside the good build it changes nothing.
+        assert_eq!(with(|f| f.newer_build = Some("v3".into())), Verification::Recovered);
     }
 }

@@ -2,14 +2,16 @@
 
 mod alerts;
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::builds::{moment, optional_moment, set_state, to_sql};
 use super::{Result, Store, StoreError};
 use crate::config::Mode;
 use crate::incident::{
-    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, IncidentKind, Moment, NewIncident,
-    RollbackHistory, RollbackMark, State, Step, next,
+    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, IncidentKind, LedgerEffect, Moment,
+    NewIncident, Operator, State, Step, Transition, VerificationRecord, transition,
 };
 use crate::model::{BuildId, ServiceName};
 
@@ -79,35 +81,32 @@ impl Store {
         rows.map(|row| row?).collect()
     }
 
-    /// The rollbacks begun for a service, newest first, for the cooldown and the day's limit.
-    pub fn rollback_history(&self, service: &ServiceName) -> Result<RollbackHistory> {
-        let connection = self.connection();
-        let mut statement = connection.prepare(
-            "SELECT intent_unix_ms, intent_mono_ns, intent_boot, bad_build, good_build FROM incidents
-             WHERE service = ?1 AND intent_boot IS NOT NULL AND good_build IS NOT NULL
-             ORDER BY rowid DESC LIMIT 1000",
-        )?;
-        let rows = statement.query_map([service.as_str()], |row| {
-            Ok(moment(row, "intent").and_then(|at| {
-                Ok(RollbackMark {
-                    at,
-                    bad_build: row.get::<_, String>("bad_build")?.into(),
-                    good_build: row.get::<_, String>("good_build")?.into(),
-                })
-            }))
-        })?;
-        rows.map(|row| row?).collect::<Result<_>>().map(RollbackHistory)
-    }
-
     /// Takes a step that has no other record than the timeline.
     pub fn advance(&self, id: &IncidentId, step: Step, note: &str, at: &Moment) -> Result<Incident> {
         self.write(|tx| take(tx, id, step, note, at))
     }
 
-    /// Journals that the hook is about to run, and condemns the bad build: the last thing before the spawn.
+    /// Takes the step that a person decided, and remembers who.
+    pub fn decided(&self, id: &IncidentId, decision: &Operator, at: &Moment) -> Result<Incident> {
+        self.write(|tx| {
+            take(tx, id, decision.step(), &decision.note(), at)?;
+            let sql = match decision {
+                Operator::Approved { .. } => "UPDATE incidents SET approved_by = ?2 WHERE id = ?1",
+                Operator::Rejected { .. } => "UPDATE incidents SET rejected_by = ?2 WHERE id = ?1",
+                Operator::Acknowledged { .. } => return find(tx, id),
+            };
+            tx.execute(sql, params![id.as_str(), decision.by()])?;
+            find(tx, id)
+        })
+    }
+
+    /// Journals that the hook is about to run, and condemns the bad build: the last thing before the spawn. A dry run
+    /// condemns nothing.
     pub fn journal_intent(&self, id: &IncidentId, attempt: u32, note: &str, at: &Moment) -> Result<Incident> {
         self.write(|tx| {
-            let incident = take(tx, id, Step::JournalIntent, note, at)?;
+            let step =
+                if find(tx, id)?.dry_run { Step::JournalRehearsal } else { Step::JournalIntent };
+            take(tx, id, step, note, at)?;
             tx.execute(
                 "INSERT INTO hook_attempts (incident, attempt, journaled_unix_ms, journaled_mono_ns, journaled_boot)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -118,10 +117,6 @@ impl Store {
                  WHERE id = ?1 AND intent_boot IS NULL",
                 params![id.as_str(), at.unix_ms, to_sql(at.mono_ns), at.boot],
             )?;
-            if attempt == 1 {
-                let why = format!("incident {id}: {}", incident.reason);
-                set_state(tx, &incident.service, &incident.bad_build, BuildState::Condemned, &why, at)?;
-            }
             find(tx, id)
         })
     }
@@ -153,13 +148,13 @@ impl Store {
         })
     }
 
-    /// Records how an attempt ended together with the step that follows from it; `None`: it will be tried again.
+    /// Records how an attempt ended together with the step that follows from it.
     pub fn hook_ended(
         &self,
         id: &IncidentId,
         attempt: u32,
         end: &HookEnd,
-        step: Option<Step>,
+        step: Step,
         at: &Moment,
     ) -> Result<Incident> {
         self.write(|tx| {
@@ -180,14 +175,65 @@ impl Store {
                     at.boot,
                 ],
             )?;
-            let note = format!("attempt {attempt}: {}", end.outcome);
-            if let Some(step) = step {
-                return take(tx, id, step, &note, at);
-            }
-            let incident = find(tx, id)?;
-            add_event(tx, id, at, Some(incident.state), incident.state, &note)?;
-            Ok(incident)
+            take(tx, id, step, &format!("attempt {attempt}: {}", end.outcome), at)
         })
+    }
+
+    /// Ends a verification, with what it found.
+    pub fn verified(
+        &self,
+        id: &IncidentId,
+        step: Step,
+        note: &str,
+        found: &VerificationRecord,
+        at: &Moment,
+    ) -> Result<Incident> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).map_or(i64::MAX, to_sql);
+        let ns = |duration: Duration| u64::try_from(duration.as_nanos()).map_or(i64::MAX, to_sql);
+        self.write(|tx| {
+            tx.execute(
+                "INSERT OR REPLACE INTO verifications (incident, good_served_after_ms, bad_served_until_ms,
+                     ended_after_ms, requests, mean_ns, limit_ns, baseline_ns)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    id.as_str(),
+                    found.good_served_after.map(ms),
+                    found.bad_served_until.map(ms),
+                    ms(found.ended_after),
+                    to_sql(found.requests),
+                    found.mean_cpu.map(ns),
+                    found.limit.map(ns),
+                    found.baseline.map(ns),
+                ],
+            )?;
+            take(tx, id, step, note, at)
+        })
+    }
+
+    /// What the verification of an incident found, once it is over.
+    pub fn verification(&self, id: &IncidentId) -> Result<Option<VerificationRecord>> {
+        let number = |value: i64| u64::try_from(value).unwrap_or(0);
+        let found = self
+            .connection()
+            .query_row("SELECT * FROM verifications WHERE incident = ?1", [id.as_str()], |row| {
+                let ms = |name: &str| -> rusqlite::Result<Option<Duration>> {
+                    Ok(row.get::<_, Option<i64>>(name)?.map(|ms| Duration::from_millis(number(ms))))
+                };
+                let ns = |name: &str| -> rusqlite::Result<Option<Duration>> {
+                    Ok(row.get::<_, Option<i64>>(name)?.map(|ns| Duration::from_nanos(number(ns))))
+                };
+                Ok(VerificationRecord {
+                    good_served_after: ms("good_served_after_ms")?,
+                    bad_served_until: ms("bad_served_until_ms")?,
+                    ended_after: ms("ended_after_ms")?.unwrap_or_default(),
+                    requests: number(row.get("requests")?),
+                    mean_cpu: ns("mean_ns")?,
+                    limit: ns("limit_ns")?,
+                    baseline: ns("baseline_ns")?,
+                })
+            })
+            .optional()?;
+        Ok(found)
     }
 
     fn select(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Incident>> {
@@ -198,17 +244,52 @@ impl Store {
     }
 }
 
-/// The one place where an incident's state changes.
+/// The one place where an incident's state changes, with what follows from the step in the ledger.
 fn take(tx: &Transaction<'_>, id: &IncidentId, step: Step, note: &str, at: &Moment) -> Result<Incident> {
-    let from = find(tx, id)?.state;
-    let to = next(from, step)?;
+    let incident = find(tx, id)?;
+    let Transition { to, effect } = transition(incident.state, step)?;
     tx.execute(
         "UPDATE incidents SET state = ?2, state_since_unix_ms = ?3, state_since_mono_ns = ?4, state_since_boot = ?5
          WHERE id = ?1",
         params![id.as_str(), to.name(), at.unix_ms, to_sql(at.mono_ns), at.boot],
     )?;
-    add_event(tx, id, at, Some(from), to, note)?;
+    match effect {
+        LedgerEffect::Nothing => {}
+        LedgerEffect::MarkRehearsal => {
+            tx.execute("UPDATE incidents SET dry_run = 1 WHERE id = ?1", [id.as_str()])?;
+        }
+        // Further attempts find it condemned.
+        LedgerEffect::Condemn if incident.intent.is_some() => {}
+        LedgerEffect::Condemn => {
+            let why = format!("incident {id}: {}", incident.reason);
+            set_state(tx, &incident.service, &incident.bad_build, BuildState::Condemned, &why, at)?;
+        }
+        LedgerEffect::Pardon => pardon(tx, &incident, at)?,
+    }
+    add_event(tx, id, at, Some(incident.state), to, note)?;
     find(tx, id)
+}
+
+/// Lifts the condemnation that this incident brought; what a person said of the build meanwhile stays.
+fn pardon(tx: &Transaction<'_>, incident: &Incident, at: &Moment) -> Result<()> {
+    let condemned: Option<(String, String)> = tx
+        .query_row(
+            "SELECT state, why FROM builds WHERE service = ?1 AND build = ?2",
+            [incident.service.as_str(), incident.bad_build.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let own = format!("incident {}:", incident.id);
+    let by_this =
+        |(state, why): &(String, String)| *state == BuildState::Condemned.name() && why.starts_with(&own);
+    if condemned.as_ref().is_some_and(by_this) {
+        let why = format!(
+            "pardoned by incident {}: the good build cost as much, so this one was not the cause",
+            incident.id
+        );
+        set_state(tx, &incident.service, &incident.bad_build, BuildState::Probation, &why, at)?;
+    }
+    Ok(())
 }
 
 fn add_event(
@@ -270,6 +351,9 @@ fn read(row: &Row<'_>) -> Result<Incident> {
         detected: moment(row, "detected")?,
         state_since: moment(row, "state_since")?,
         intent: optional_moment(row, "intent")?,
+        approved_by: row.get("approved_by")?,
+        rejected_by: row.get("rejected_by")?,
+        dry_run: row.get("dry_run")?,
     })
 }
 

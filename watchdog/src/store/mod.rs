@@ -7,6 +7,7 @@ mod builds;
 mod figures;
 mod incidents;
 mod migrate;
+mod rails;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

@@ -60,6 +60,7 @@ pub use evidence::{
 };
 pub use hold::{Checkpoint, TellJudge, Violation};
 pub use judge::{EndpointFigures, Judge};
+pub(crate) use plan::clearing;
 pub use progress::{Progress, ToGo};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use repeat::{Condemned, Repeat, repeats};

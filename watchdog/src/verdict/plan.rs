@@ -398,14 +398,21 @@ impl Builder<'_, '_> {
     }
 }
 
-/// With a baseline the cap is where hardly any of its CPU lies above; what does lie there comes off the limit, twice.
 fn mean_claim(
     class: Option<u8>,
     limit_ns: f64,
     baseline: Option<&crate::aggregate::ClassAggregate>,
 ) -> Claim {
+    let (limit_ns, cap) = clearing(limit_ns, baseline);
+    Claim { class, kind: Kind::Mean, limit_ns, clearance: Clearance::new(cap) }
+}
+
+/// What a mean is cleared against, in nanoseconds, and the cap in multiples of that.
+///
+/// With a baseline the cap is where hardly any of its CPU lies above; what does lie there comes off the limit, twice.
+pub(crate) fn clearing(limit_ns: f64, baseline: Option<&crate::aggregate::ClassAggregate>) -> (f64, f64) {
     let known = baseline.and_then(|baseline| baseline.mean_ns().map(|mean_ns| (baseline, mean_ns)));
-    let (limit_ns, cap) = match known.filter(|(_, mean_ns)| *mean_ns > 0.0) {
+    match known.filter(|(_, mean_ns)| *mean_ns > 0.0) {
         Some((baseline, mean_ns)) => {
             let (cap, tail) = cap_for_clearing(|cap| baseline.share_above(cap * mean_ns));
             let reduced_ns = limit_ns * (1.0 - 2.0 * tail.min(0.25));
@@ -413,8 +420,7 @@ fn mean_claim(
             (reduced_ns, (cap * mean_ns).max(2.0 * limit_ns) / reduced_ns)
         }
         None => (limit_ns, WIDEST_CLEARING_CAP),
-    };
-    Claim { class, kind: Kind::Mean, limit_ns, clearance: Clearance::new(cap) }
+    }
 }
 
 /// The configuration is checked before; a judge does not fall over what slipped through.

@@ -115,7 +115,7 @@ fn rollbacks() {
             "budget = { mean_cpu = \"80ms\" }\n",
             "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nshell = true",
             &[
-                "10:1: service[web].rollback.shell: unknown key `shell` in `service[web].rollback`; it can be `webhook`, `exec`, `user`, `timeout`, `retries`, `cooldown`, `max_per_day` or `verify_within`",
+                "10:1: service[web].rollback.shell: unknown key `shell` in `service[web].rollback`; it can be `webhook`, `exec`, `user`, `timeout`, `retries`, `cooldown`, `max_per_day`, `verify_within` or `dry_run`",
             ],
         ),
     ]);

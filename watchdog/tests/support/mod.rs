@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
+use watchdog::action::Live;
 use watchdog::config::{BuildSource, Match, Mode, Protocol, RollbackConfig, ServiceConfig, defaults};
 use watchdog::incident::{BuildState, IncidentId, Moment, NewIncident};
 use watchdog::store::Store;
@@ -30,6 +31,7 @@ pub(crate) fn rollback<S: AsRef<str>>(exec: impl IntoIterator<Item = S>) -> Roll
         cooldown: Duration::from_mins(30),
         max_per_day: 3,
         verify_within: Duration::from_mins(5),
+        dry_run: false,
     }
 }
 
@@ -59,6 +61,11 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
+/// What a running agent knows: nothing that speaks against a rollback.
+pub(crate) fn live(mode: Mode) -> Live {
+    Live { mode, dry_run: false, newer_build: None }
+}
+
 /// A build whose name is as bad as can be.
 pub(crate) const BAD: &str = "v2 {service} $(reboot) `id` \"'\\\n-- end";
 pub(crate) const GOOD: &str = "v1; rm -rf /";
@@ -71,16 +78,19 @@ pub(crate) fn detect_in(store: &Store, mode: Mode) -> IncidentId {
     let web = "web".into();
     store.build_appeared(&web, &GOOD.into(), BuildState::Adopted, "was there", &Moment::now()).unwrap();
     store.build_appeared(&web, &BAD.into(), BuildState::Probation, "new", &Moment::now()).unwrap();
-    let new = NewIncident {
-        service: web,
+    store.open_incident(&NewIncident { mode, ..new_incident(BAD) }, &Moment::now()).unwrap().id
+}
+
+pub(crate) fn new_incident(bad_build: &str) -> NewIncident {
+    NewIncident {
+        service: "web".into(),
         endpoint: "login".into(),
-        bad_build: BAD.into(),
+        bad_build: bad_build.into(),
         good_build: Some(GOOD.into()),
         reason: "mean CPU 320 ms per request, budget 80 ms".to_owned(),
         evidence: json!({"requests": 14}),
-        mode,
-    };
-    store.open_incident(&new, &Moment::now()).unwrap().id
+        mode: Mode::Enforce,
+    }
 }
 
 pub(crate) fn last_note(store: &Store, id: &IncidentId) -> String {
