@@ -4,7 +4,7 @@ use super::Agent;
 use super::verifying::Verifying;
 use crate::action::{Live, RollbackEvent};
 use crate::event::Event;
-use crate::incident::{BuildState, Decision, Incident, IncidentId, Moment, NewIncident, State};
+use crate::incident::{BuildState, Decision, Incident, IncidentId, Moment, NewIncident};
 use crate::model::{BuildId, EndpointName};
 use crate::store::StoreError;
 use crate::verdict::{Evidence, Verdict};
@@ -125,12 +125,12 @@ impl Agent {
             evidence,
             mode: config.mode,
         };
-        self.open(service, new, label);
+        self.open_incident_of(service, new, label);
         Ok(())
     }
 
     /// An incident that cannot be written yet is kept; one of the same build that is open already stands for it.
-    pub(super) fn open(&mut self, service: usize, new: NewIncident, label: &str) {
+    pub(super) fn open_incident_of(&mut self, service: usize, new: NewIncident, label: &str) {
         match self.driver.open(&new) {
             Ok(incident) => self.opened(service, incident, label),
             Err(StoreError::AlreadyOpen { .. }) => {}
@@ -369,7 +369,7 @@ impl Agent {
             };
             let service = self.services.iter().position(|service| service.config.name == *name);
             match (unwritten, service) {
-                (Unwritten::Incident { new, label }, Some(service)) => self.open(service, *new, &label),
+                (Unwritten::Incident { new, label }, Some(service)) => self.open_incident_of(service, *new, &label),
                 (Unwritten::Decision(incident), Some(service)) => self.decide_incident(service, *incident),
                 (Unwritten::Decision(incident), None) => self.give_up(&incident.id, REMOVED),
                 // Nobody watches the service any more.
