@@ -4,6 +4,7 @@
 //! [`metrics`], [`event`], [`control`]. Nothing flows back; [`agent`] calls the stages in order.
 
 pub mod model;
+pub mod text;
 
 pub mod kernel;
 
