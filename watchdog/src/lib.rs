@@ -17,6 +17,7 @@ pub mod sequential;
 pub mod verdict;
 
 pub mod action;
+pub mod decision;
 pub mod incident;
 pub mod store;
 

@@ -12,6 +12,7 @@ mod hidden;
 mod judging;
 mod keeping;
 mod lives;
+mod manual;
 mod processes;
 mod resumable;
 mod resume;
@@ -69,6 +70,8 @@ struct Agent {
     /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
     reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
+    /// What people decided.
+    manual: manual::Manual,
     keeping: keeping::Keeping,
     totals: Totals,
     counters: Counters,
@@ -175,6 +178,7 @@ impl Agent {
         self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(span_ns, now_mono_ns);
+        self.look_at_decisions(now_mono_ns);
         self.carry_incidents(now_mono_ns);
         self.save_increments(now_mono_ns);
         self.failures.recovered(now_mono_ns, &mut self.counters);

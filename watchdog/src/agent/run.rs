@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::keeping::Keeping;
+use super::manual::Manual;
 use super::second::Opinions;
 use super::service::Service;
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
@@ -81,8 +82,9 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
 
     let (calls_in, mut calls) = mpsc::channel(4);
-    let socket = control::bind(&config.agent.control, &config.agent.control_group)?;
-    if let Some(warning) = &socket.warning {
+    let (group, operators) = (&config.agent.control_group, &config.agent.control_operators);
+    let socket = control::bind(&config.agent.control, group, operators)?;
+    for warning in &socket.warnings {
         Event::Warning { what: "control socket", why: warning }.emit(&mut counters);
     }
     tokio::spawn(control::serve(socket, calls_in));
@@ -92,6 +94,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut agent = Agent {
         identifier: Identifier::new(&config.services),
         services: make_services(&config.services, &store)?,
+        manual: Manual::load(&store)?,
         options,
         config,
         driver: Driver::new(Arc::clone(&store)),
@@ -216,6 +219,7 @@ fn make_services(configs: &[ServiceConfig], store: &Store) -> Result<Vec<Service
 impl Agent {
     /// The first turn.
     fn take_over(&mut self) -> anyhow::Result<()> {
+        self.apply_decisions();
         self.register_services()?;
         // What an earlier agent left open comes first: its builds are no news.
         self.reconcile()?;
@@ -267,6 +271,9 @@ impl Agent {
             self.report("clearing a service's endpoints", cleared);
         }
         for service in &mut services {
+            if let Some((_, mode)) = self.manual.decisions.mode(&service.config.name) {
+                service.config.mode = mode;
+            }
             let same = |old: &&mut Service| old.config.name == service.config.name;
             let Some(old) = self.services.iter_mut().find(same) else { continue };
             service.builds = std::mem::take(&mut old.builds);
@@ -287,6 +294,7 @@ impl Agent {
         self.identifier.reload(&config.services);
         self.services = services;
         self.config = config;
+        self.apply_decisions();
         self.renumber_incidents();
         self.register_services()?;
         // At once: what is not watched is not measured.
@@ -304,10 +312,11 @@ impl Agent {
                 .emit(&mut self.counters);
         }
         let (old, new) = (&self.config.agent, &new.agent);
-        if (old.listen, &old.state_dir, &old.control, &old.control_group)
-            != (new.listen, &new.state_dir, &new.control, &new.control_group)
+        if (old.listen, &old.state_dir, &old.control, &old.control_group, &old.control_operators)
+            != (new.listen, &new.state_dir, &new.control, &new.control_group, &new.control_operators)
         {
-            let why = "listen, state_dir, control and control_group need `systemctl restart load-watchdog`";
+            let why = "listen, state_dir, control, control_group and control_operators need \
+                       `systemctl restart load-watchdog`";
             Event::Warning { what: "a changed setting is not in force yet", why: &why }
                 .emit(&mut self.counters);
         }

@@ -24,8 +24,8 @@ impl Agent {
     pub(super) fn answer(&mut self, call: Call) {
         let outcome = match &call.command {
             Command::Status => Outcome::Status(self.status()),
-            Command::Approve { incident } => self.approve(incident, &call.by),
-            Command::Accept { service, build } => self.accept(service, build, &call.by),
+            command if command.writes() => self.change(command, &call.by),
+            Command::Gate { service, .. } if !self.is_configured(service) => self.unknown_service(service),
             command => ledger::read(&self.store, command, &self.live_builds()).unwrap_or_else(|error| {
                 Outcome::Error(Refusal { code: RefusalCode::Failed, message: error.to_string() })
             }),
@@ -42,6 +42,7 @@ impl Agent {
                 let known = ledger::Live {
                     processes: status.processes,
                     compared_with: status.compared_with,
+                    verdict: status.verdict,
                     sentence: status.sentence,
                 };
                 live.insert((service.config.name.clone(), id.clone()), known);
@@ -71,6 +72,7 @@ impl Agent {
                 .to_owned(),
                 degraded: report.degraded.iter().map(|(what, why)| format!("{what}: {why}")).collect(),
                 losses: losses.collect(),
+                decisions: self.decision_records(),
             },
             services: (0..self.services.len()).map(|index| self.service_status(index)).collect(),
         }
@@ -89,6 +91,9 @@ impl Agent {
         ServiceStatus {
             service: service.config.name.clone(),
             mode: service.config.mode,
+            configured_mode: Some(self.configured_mode(&service.config.name))
+                .filter(|configured| *configured != service.config.mode),
+            observed: self.observed(&service.config.name),
             processes: service.processes(),
             coverage,
             min_coverage: self.config.agent.min_coverage,
@@ -179,6 +184,7 @@ impl Agent {
             judged,
             evidence,
             processes,
+            observed: self.store.observed().unwrap_or_default().into_iter().collect(),
             environment: self.environment.metrics(&self.services),
             probes: self.kernel.probe_stats(),
         });
