@@ -60,13 +60,13 @@ impl Agent {
     pub(super) fn change(&mut self, command: &Command, by: &Who) -> Outcome {
         let done = match command {
             Command::Approve { incident } => {
-                self.to_incident(command, by, incident, &Operator::Approved { by: by.to_string() })
+                self.answer_incident(command, by, incident, &Operator::Approved { by: by.to_string() })
             }
             Command::Reject { incident } => {
-                self.to_incident(command, by, incident, &Operator::Rejected { by: by.to_string() })
+                self.answer_incident(command, by, incident, &Operator::Rejected { by: by.to_string() })
             }
             Command::Acknowledge { incident } => {
-                self.to_incident(command, by, incident, &Operator::Acknowledged { by: by.to_string() })
+                self.answer_incident(command, by, incident, &Operator::Acknowledged { by: by.to_string() })
             }
             Command::Accept { service, build, endpoint, .. } => {
                 self.accept(command, by, service, build, endpoint.as_ref())
@@ -97,7 +97,7 @@ impl Agent {
 
     /// Hands a person's decision to the incident's state machine. What follows from it, and who decided, is in the incident's
     /// own timeline before any hook starts.
-    fn to_incident(
+    fn answer_incident(
         &mut self,
         command: &Command,
         by: &Who,

@@ -19,7 +19,7 @@ use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
 use crate::action::Driver;
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
-use crate::control::server as control;
+use crate::control::server::{self as control, ControlError, ControlSocket};
 use crate::event::logging::LogLevel;
 use crate::event::{Event, logging, notify};
 use crate::identity::Identifier;
@@ -60,6 +60,15 @@ fn uprobes_of(config: &Config) -> Uprobes {
     config.services.iter().fold(Uprobes::NONE, |all, service| all.or(service.uprobes))
 }
 
+fn bind_control(config: &Config, counters: &mut Counters) -> Result<ControlSocket, ControlError> {
+    let (group, operators) = (&config.agent.control_group, &config.agent.control_operators);
+    let socket = control::bind(&config.agent.control, group, operators)?;
+    for warning in &socket.warnings {
+        Event::Warning { what: "control socket", why: warning }.emit(counters);
+    }
+    Ok(socket)
+}
+
 fn load_kernel(options: &mut KernelOptions, config: &Config) -> Result<Kernel, KernelError> {
     options.uprobes = uprobes_of(config);
     Kernel::load(options)
@@ -71,22 +80,17 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut counters = Counters::default();
     warn_all(&config, &mut counters);
     let store = Arc::new(Store::open(&config.agent.state_dir)?);
-    let kernel = load_kernel(&mut options.kernel, &config)?;
-
     let heartbeat = Heartbeat::default();
     let (scrapes_in, mut scrapes) = mpsc::channel(4);
     let listen = config.agent.listen;
     let listener = http::bind(listen).await.with_context(|| {
         format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
     })?;
-    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
-
     let (calls_in, mut calls) = mpsc::channel(4);
-    let (group, operators) = (&config.agent.control_group, &config.agent.control_operators);
-    let socket = control::bind(&config.agent.control, group, operators)?;
-    for warning in &socket.warnings {
-        Event::Warning { what: "control socket", why: warning }.emit(&mut counters);
-    }
+    let socket = bind_control(&config, &mut counters)?;
+    // Addresses first: a second agent is refused before it puts anything into the kernel.
+    let kernel = load_kernel(&mut options.kernel, &config)?;
+    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
     tokio::spawn(control::serve(socket, calls_in));
 
     let (rollback_events, mut rollbacks) = mpsc::unbounded_channel();

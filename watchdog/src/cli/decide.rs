@@ -1,7 +1,5 @@
 //! The commands by which people decide, and the one that asks for pipelines.
 
-#![expect(clippy::doc_markdown, reason = "read in a terminal")]
-
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};

@@ -225,11 +225,8 @@ impl Agent {
     /// A person has decided on the build, and so on its incident.
     fn settle(&mut self, open: Option<Incident>, by: &Who) {
         let Some(incident) = open else { return };
-        let by = by.to_string();
-        let decision = match incident.state {
-            State::AwaitingApproval => Operator::Rejected { by },
-            _ => Operator::Acknowledged { by },
-        };
+        // Not rejected: that would be remembered of the build when the decision is long over.
+        let decision = Operator::Acknowledged { by: by.to_string() };
         if let Outcome::Error(refusal) = self.operator(incident.id.as_str(), &decision) {
             self.report("closing the incident of a build that was decided on", Err::<(), _>(refusal.message));
         }
