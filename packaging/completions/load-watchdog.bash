@@ -16,8 +16,14 @@ _load__watchdog() {
             ",$1")
                 cmd="load__watchdog"
                 ;;
+            load__watchdog,acknowledge)
+                cmd="load__watchdog__subcmd__acknowledge"
+                ;;
             load__watchdog,approve)
                 cmd="load__watchdog__subcmd__approve"
+                ;;
+            load__watchdog,audit)
+                cmd="load__watchdog__subcmd__audit"
                 ;;
             load__watchdog,builds)
                 cmd="load__watchdog__subcmd__builds"
@@ -28,6 +34,9 @@ _load__watchdog() {
             load__watchdog,doctor)
                 cmd="load__watchdog__subcmd__doctor"
                 ;;
+            load__watchdog,gate)
+                cmd="load__watchdog__subcmd__gate"
+                ;;
             load__watchdog,help)
                 cmd="load__watchdog__subcmd__help"
                 ;;
@@ -36,6 +45,18 @@ _load__watchdog() {
                 ;;
             load__watchdog,incidents)
                 cmd="load__watchdog__subcmd__incidents"
+                ;;
+            load__watchdog,mode)
+                cmd="load__watchdog__subcmd__mode"
+                ;;
+            load__watchdog,pause)
+                cmd="load__watchdog__subcmd__pause"
+                ;;
+            load__watchdog,reject)
+                cmd="load__watchdog__subcmd__reject"
+                ;;
+            load__watchdog,resume)
+                cmd="load__watchdog__subcmd__resume"
                 ;;
             load__watchdog,run)
                 cmd="load__watchdog__subcmd__run"
@@ -46,17 +67,35 @@ _load__watchdog() {
             load__watchdog__subcmd__builds,accept)
                 cmd="load__watchdog__subcmd__builds__subcmd__accept"
                 ;;
+            load__watchdog__subcmd__builds,condemn)
+                cmd="load__watchdog__subcmd__builds__subcmd__condemn"
+                ;;
+            load__watchdog__subcmd__builds,forget)
+                cmd="load__watchdog__subcmd__builds__subcmd__forget"
+                ;;
             load__watchdog__subcmd__builds,help)
                 cmd="load__watchdog__subcmd__builds__subcmd__help"
                 ;;
             load__watchdog__subcmd__builds__subcmd__help,accept)
                 cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__accept"
                 ;;
+            load__watchdog__subcmd__builds__subcmd__help,condemn)
+                cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__condemn"
+                ;;
+            load__watchdog__subcmd__builds__subcmd__help,forget)
+                cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__forget"
+                ;;
             load__watchdog__subcmd__builds__subcmd__help,help)
                 cmd="load__watchdog__subcmd__builds__subcmd__help__subcmd__help"
                 ;;
+            load__watchdog__subcmd__help,acknowledge)
+                cmd="load__watchdog__subcmd__help__subcmd__acknowledge"
+                ;;
             load__watchdog__subcmd__help,approve)
                 cmd="load__watchdog__subcmd__help__subcmd__approve"
+                ;;
+            load__watchdog__subcmd__help,audit)
+                cmd="load__watchdog__subcmd__help__subcmd__audit"
                 ;;
             load__watchdog__subcmd__help,builds)
                 cmd="load__watchdog__subcmd__help__subcmd__builds"
@@ -67,6 +106,9 @@ _load__watchdog() {
             load__watchdog__subcmd__help,doctor)
                 cmd="load__watchdog__subcmd__help__subcmd__doctor"
                 ;;
+            load__watchdog__subcmd__help,gate)
+                cmd="load__watchdog__subcmd__help__subcmd__gate"
+                ;;
             load__watchdog__subcmd__help,help)
                 cmd="load__watchdog__subcmd__help__subcmd__help"
                 ;;
@@ -76,6 +118,18 @@ _load__watchdog() {
             load__watchdog__subcmd__help,incidents)
                 cmd="load__watchdog__subcmd__help__subcmd__incidents"
                 ;;
+            load__watchdog__subcmd__help,mode)
+                cmd="load__watchdog__subcmd__help__subcmd__mode"
+                ;;
+            load__watchdog__subcmd__help,pause)
+                cmd="load__watchdog__subcmd__help__subcmd__pause"
+                ;;
+            load__watchdog__subcmd__help,reject)
+                cmd="load__watchdog__subcmd__help__subcmd__reject"
+                ;;
+            load__watchdog__subcmd__help,resume)
+                cmd="load__watchdog__subcmd__help__subcmd__resume"
+                ;;
             load__watchdog__subcmd__help,run)
                 cmd="load__watchdog__subcmd__help__subcmd__run"
                 ;;
@@ -84,6 +138,12 @@ _load__watchdog() {
                 ;;
             load__watchdog__subcmd__help__subcmd__builds,accept)
                 cmd="load__watchdog__subcmd__help__subcmd__builds__subcmd__accept"
+                ;;
+            load__watchdog__subcmd__help__subcmd__builds,condemn)
+                cmd="load__watchdog__subcmd__help__subcmd__builds__subcmd__condemn"
+                ;;
+            load__watchdog__subcmd__help__subcmd__builds,forget)
+                cmd="load__watchdog__subcmd__help__subcmd__builds__subcmd__forget"
                 ;;
             load__watchdog__subcmd__help__subcmd__hook,test)
                 cmd="load__watchdog__subcmd__help__subcmd__hook__subcmd__test"
@@ -125,12 +185,34 @@ _load__watchdog() {
 
     case "${cmd}" in
         load__watchdog)
-            opts="-h -V --help --version run check-config doctor status builds incidents hook approve help"
+            opts="-h -V --help --version run check-config doctor status builds incidents hook approve reject acknowledge mode pause resume audit gate help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__acknowledge)
+            opts="-h --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -160,8 +242,34 @@ _load__watchdog() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        load__subcmd__watchdog__subcmd__audit)
+            opts="-h --limit --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         load__subcmd__watchdog__subcmd__builds)
-            opts="-h --json --control --state-dir --help accept help"
+            opts="-h --json --control --state-dir --help accept condemn forget help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -183,12 +291,76 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__builds__subcmd__accept)
-            opts="-h --json --control --state-dir --help"
+            opts="-h --endpoint --for --json --control --state-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__condemn)
+            opts="-h --endpoint --for --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__forget)
+            opts="-h --endpoint --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --control)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -205,7 +377,7 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__builds__subcmd__help)
-            opts="accept help"
+            opts="accept condemn forget help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -219,6 +391,34 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__builds__subcmd__help__subcmd__accept)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__help__subcmd__condemn)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__builds__subcmd__help__subcmd__forget)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -278,9 +478,49 @@ _load__watchdog() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        load__subcmd__watchdog__subcmd__help)
-            opts="run check-config doctor status builds incidents hook approve help"
+        load__subcmd__watchdog__subcmd__gate)
+            opts="-h --wait --json --control --state-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help)
+            opts="run check-config doctor status builds incidents hook approve reject acknowledge mode pause resume audit gate help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__acknowledge)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -306,8 +546,22 @@ _load__watchdog() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__audit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         load__subcmd__watchdog__subcmd__help__subcmd__builds)
-            opts="accept"
+            opts="accept condemn forget"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -321,6 +575,34 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__help__subcmd__builds__subcmd__accept)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__builds__subcmd__condemn)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__builds__subcmd__forget)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -349,6 +631,20 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__gate)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -421,6 +717,62 @@ _load__watchdog() {
         load__subcmd__watchdog__subcmd__help__subcmd__incidents__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__mode)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__reject)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__help__subcmd__resume)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -620,8 +972,104 @@ _load__watchdog() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        load__subcmd__watchdog__subcmd__mode)
+            opts="-h --for --json --control --state-dir --help observe approve enforce configured"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__pause)
+            opts="-h --for --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__reject)
+            opts="-h --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        load__subcmd__watchdog__subcmd__resume)
+            opts="-h --json --control --state-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         load__subcmd__watchdog__subcmd__run)
-            opts="-h --config --listen --state-dir --control --control-group --min-coverage --log --probe-stats --sample-ring-bytes --help"
+            opts="-h --config --listen --state-dir --control --control-group --control-operators --min-coverage --log --probe-stats --sample-ring-bytes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -644,6 +1092,10 @@ _load__watchdog() {
                     return 0
                     ;;
                 --control-group)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control-operators)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -154,6 +154,40 @@ fn nothing_names_a_path_of_somebodys_machine() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+#[test]
+fn every_line_of_the_threat_model_names_tests_that_exist() {
+    const PAGE: &str = "docs/threat-model.md";
+    let page = fs::read_to_string(root().join(PAGE)).unwrap();
+    let mut broken = Vec::new();
+    let mut lines = 0;
+    for (index, line) in page.lines().enumerate().filter(|(_, line)| line.starts_with("| ")) {
+        let tests = line.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default().trim();
+        if tests == "Tests" {
+            continue;
+        }
+        lines += 1;
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            broken.push(format!("{PAGE}:{}: no test", index + 1));
+        }
+        for test in named {
+            if !is_test(test) {
+                broken.push(format!("{PAGE}:{}: there is no test {test}", index + 1));
+            }
+        }
+    }
+    assert!(lines > 20, "{lines} lines were found in {PAGE}");
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// Whether `path/to/file.rs::name` is a test that is run.
+fn is_test(name: &str) -> bool {
+    let Some((file, name)) = name.split_once("::") else { return false };
+    let Ok(text) = fs::read_to_string(root().join(file)) else { return false };
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    lines.windows(2).any(|pair| pair[0] == "#[test]" && pair[1].starts_with(&format!("fn {name}(")))
+}
+
 /// The lines of a file with their numbers, without comments and without the tests at its end.
 fn code(file: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(file).unwrap();
@@ -252,6 +286,12 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 fn has_extension(file: &Path, extensions: &[&str]) -> bool {
     file.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+}
+
+#[test]
+fn tests_are_told_from_other_functions() {
+    assert!(is_test("tests/tests/house.rs::tests_are_told_from_other_functions"));
+    assert!(!is_test("tests/tests/house.rs::is_test") && !is_test("tests/tests/none.rs::is_test"));
 }
 
 #[test]

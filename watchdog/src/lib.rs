@@ -4,6 +4,7 @@
 //! [`metrics`], [`event`], [`control`]. Nothing flows back; [`agent`] calls the stages in order.
 
 pub mod model;
+pub mod text;
 
 pub mod kernel;
 
@@ -16,6 +17,7 @@ pub mod sequential;
 pub mod verdict;
 
 pub mod action;
+pub mod decision;
 pub mod incident;
 pub mod release;
 pub mod store;

@@ -80,7 +80,22 @@ fn check(arguments: &[&str], code: i32, in_stdout: &str, in_stderr: &str) {
 fn help_goes_to_standard_output_and_mistakes_to_standard_error() {
     check(&["--help"], 0, "First steps", "");
     check(&["--version"], 0, env!("CARGO_PKG_VERSION"), "");
-    for command in ["run", "check-config", "doctor", "status", "builds", "incidents", "approve"] {
+    for command in [
+        "run",
+        "check-config",
+        "doctor",
+        "status",
+        "builds",
+        "incidents",
+        "approve",
+        "reject",
+        "acknowledge",
+        "mode",
+        "pause",
+        "resume",
+        "audit",
+        "gate",
+    ] {
         check(&[command, "--help"], 0, "Exit codes", "");
     }
     check(&["hook", "test", "--help"], 0, "LOAD_WATCHDOG_TEST=1", "");
@@ -184,4 +199,72 @@ fn output_to_a_closed_pipe_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_a_hook_prints_is_shown_and_not_obeyed() {
+    let bed = Bed::new();
+    let hook = bed.script(
+        "hook.sh",
+        "#!/bin/sh\nprintf 'done\\033[2J\\r\\nnext\\n'\nprintf '\\033]0;owned\\007' >&2\n",
+    );
+    let config = bed.config(&hook);
+    let output = run(&["hook", "test", "web", "--config", config.to_str().unwrap()]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success(), "{stdout}{}", text(&output.stderr));
+    assert!(stdout.contains("done\\u{1b}[2J\\r\nnext") && stdout.contains("\\u{1b}]0;owned"), "{stdout:?}");
+    assert!(stdout.chars().all(|c| c == '\n' || !c.is_control()), "{stdout:?}");
+    // And a mistake is quoted as it is written, not as it acts.
+    check(
+        &["approve", "\u{1b}[2J", "--control", bed.path("none").to_str().unwrap()],
+        1,
+        "",
+        "no agent answers",
+    );
+}
+
+#[test]
+fn the_gate_never_fails_with_the_code_of_an_answer() {
+    let bed = Bed::new();
+    let (control, state) = (bed.path("control.sock"), bed.path("state"));
+    let at = ["--control", control.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    check(&[&["gate", "web", "v1"][..], &at].concat(), 2, "", "no agent answers");
+    let begun = std::time::Instant::now();
+    check(&[&["gate", "web", "v1", "--wait", "1s"][..], &at].concat(), 2, "", "no agent answers");
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "it did not wait");
+    check(&[&["gate", "web", ""][..], &at].concat(), 64, "", "no build is named so");
+    check(&["gate", "web"], 64, "", "BUILD");
+    check(&["gate", "web", "v1", "--wait", "soon"], 64, "", "30m");
+    // A ledger that is none.
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("state.db"), "not a ledger").unwrap();
+    check(&[&["gate", "web", "v1"][..], &at].concat(), 2, "", "damaged");
+    std::fs::remove_file(state.join("state.db")).unwrap();
+    drop(watchdog::store::Store::open(&state).unwrap());
+    check(
+        &[&["gate", "web", "v1"][..], &at].concat(),
+        2,
+        "undecided: build v1 of web was not seen yet, and no agent",
+        "",
+    );
+}
+
+#[test]
+fn decisions_are_typed_with_their_times() {
+    let bed = Bed::new();
+    let control = bed.path("control.sock");
+    let at = ["--control", control.to_str().unwrap()];
+    check(&[&["pause", "--for", "soon"][..], &at].concat(), 64, "", "it is not a time");
+    check(&[&["mode", "web", "maybe"][..], &at].concat(), 64, "", "observe");
+    for command in [
+        &["pause"][..],
+        &["resume"],
+        &["mode", "web", "observe", "--for", "2h"],
+        &["builds", "condemn", "web", "v2", "--for", "90s", "--endpoint", "login"],
+        &["builds", "forget", "web", "v2"],
+        &["reject", "20170127-00000000"],
+        &["acknowledge", "20170127-00000000"],
+    ] {
+        check(&[command, &at].concat(), 1, "", "no agent answers");
+    }
 }

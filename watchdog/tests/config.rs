@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use watchdog::config::{
-    AgentConfig, AgentOverrides, Budget, BuildSource, Config, Listen, Mode, OnViolation, Protocol,
-    RollbackConfig, defaults, wildcard_mask,
+    AgentConfig, AgentOverrides, Budget, BuildSource, Config, ControlOperator, Listen, Mode, OnViolation,
+    Protocol, RollbackConfig, defaults, wildcard_mask,
 };
 use watchdog::model::Uprobes;
 
@@ -69,6 +69,23 @@ fn mistakes(text: &str) -> Vec<String> {
             .map(|error| error.to_string().strip_prefix("c.toml:").expect("names the file").to_owned())
             .collect(),
     }
+}
+
+#[test]
+fn operators_are_users_and_groups() {
+    let text =
+        DOCUMENTED.replace("control_group", "control_operators = [\"ann\", \"%deploy\"]\ncontrol_group");
+    let config = Config::parse(&text, "c.toml").unwrap();
+    let (user, group) =
+        (ControlOperator::User("ann".to_owned()), ControlOperator::Group("deploy".to_owned()));
+    assert_eq!(config.agent.control_operators, [user.clone(), group.clone()]);
+    let mut agent = AgentConfig::default();
+    let flags = AgentOverrides {
+        control_operators: Some(vec!["ann".to_owned(), "%deploy".to_owned()]),
+        ..AgentOverrides::default()
+    };
+    flags.apply(&mut agent).unwrap();
+    assert_eq!(agent.control_operators, [user, group]);
 }
 
 #[test]

@@ -1,14 +1,12 @@
-//! The exposition: valid text, the figures that went in, the generated page, and the server's bounds.
+//! The exposition: valid text, the figures that went in, and the generated page.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use watchdog::decision::Observed;
 use watchdog::kernel::Tier;
-use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
 use watchdog::metrics::{
     BuildEvidence, Counters, Detection, Environment, Judged, JudgedCpu, Opinion, SlotOwner, Snapshot,
     Surrounded, Totals, render,
@@ -101,6 +99,10 @@ fn exposition() -> String {
             warming: 2,
         }],
         processes: vec![("web".into(), "r1".into(), 2)],
+        observed: vec![(
+            "web".into(),
+            Observed { would_have_rolled_back: 2, would_have_refused: 1, last_unix_ms: Some(7) },
+        )],
         probes: vec![("sched_switch".to_owned(), 10, 2_000)],
     })
     .unwrap()
@@ -137,6 +139,8 @@ fn figures_arrive_as_they_went_in() {
     has(r#"load_watchdog_tier_info{tier="core"} 1"#);
     has(r#"load_watchdog_tier_info{tier="a"} 0"#);
     has("load_watchdog_config_reload_success 1");
+    has(r#"load_watchdog_observed_incidents_total{service="web",would="roll_back"} 2"#);
+    has(r#"load_watchdog_observed_incidents_total{service="web",would="refuse"} 1"#);
     has(r#"load_watchdog_hidden_traffic_ratio{service="web",kind="tls"} 0.62"#);
     let login = r#"service="web",endpoint="login",build="r1""#;
     has(&format!("load_watchdog_attribution_confidence_ratio{{{login}}} 0.95"));
@@ -176,76 +180,4 @@ fn promtool_accepts_the_exposition() {
     child.stdin.take().unwrap().write_all(exposition().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn ask(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-#[test]
-fn the_server_answers_get_only_and_tells_health() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let heartbeat = Heartbeat::default();
-        let (scrapes, mut requests) = tokio::sync::mpsc::channel::<ScrapeRequest>(4);
-        tokio::spawn(serve(listener, scrapes, heartbeat.clone()));
-        tokio::spawn(async move {
-            while let Some(reply) = requests.recv().await {
-                let _ = reply.send("# a comment\n".to_owned());
-            }
-        });
-        let get = |path: &'static str, method: &'static str| async move {
-            let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-            tokio::task::spawn_blocking(move || ask(address, &request)).await.unwrap()
-        };
-        let metrics = get("/metrics", "GET").await;
-        assert!(metrics.starts_with("HTTP/1.1 200") && metrics.ends_with("# a comment\n"), "{metrics}");
-        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
-        let starting = get("/healthz", "GET").await;
-        assert!(starting.starts_with("HTTP/1.1 503") && starting.contains("starting"), "{starting}");
-        heartbeat.beat(watchdog::clock::mono_ns());
-        assert!(get("/healthz", "GET").await.starts_with("HTTP/1.1 200"));
-        assert!(get("/metrics", "POST").await.starts_with("HTTP/1.1 405"));
-        assert!(get("/else", "GET").await.starts_with("HTTP/1.1 404"));
-    });
-}
-
-#[test]
-fn a_client_that_says_nothing_is_cut_and_blocks_nobody() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let heartbeat = Heartbeat::default();
-        heartbeat.beat(watchdog::clock::mono_ns());
-        let (scrapes, _requests) = tokio::sync::mpsc::channel::<ScrapeRequest>(4);
-        tokio::spawn(serve(listener, scrapes, heartbeat.clone()));
-        let silent: Vec<TcpStream> = (0..17).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let beating = tokio::spawn(async move {
-            loop {
-                heartbeat.beat(watchdog::clock::mono_ns());
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
-        // 17 silent clients take the 16 places and one waits; after 10 s they are cut.
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        });
-        let answer = answer.await.unwrap();
-        beating.abort();
-        drop(silent);
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Driver, Point};
 use crate::config::{Mode, ServiceConfig};
+use crate::decision::{WOULD_HAVE_RUN, WOULD_NOT_HAVE_RUN};
 use crate::incident::{
     Breaker, BuildState, Decision, Facts, Incident, IncidentId, Moment, NewIncident, Operator, PausedUntil,
     Reconciliation, Refusal, RollbackHistory, State, Step, Verification, VerifyFacts, decide, reconcile,
@@ -126,12 +127,10 @@ impl Driver {
             Decision::Rehearse => {
                 (Step::ArmRehearsal, format!("dry run: the hook for {good} runs in its test mode"))
             }
-            Decision::Observe { refusal: None } => {
-                (Step::Observe, format!("mode observe: mode enforce would have run the hook, back to {good}"))
-            }
+            Decision::Observe { refusal: None } => (Step::Observe, format!("{WOULD_HAVE_RUN}, back to {good}")),
             Decision::Observe { refusal: Some(reason) } => (
                 Step::Observe,
-                format!("mode observe: mode enforce would not have run the hook either, because {reason}"),
+                format!("{WOULD_NOT_HAVE_RUN}, because {reason}"),
             ),
             Decision::Ask { because } => {
                 let why = match because {

@@ -258,6 +258,7 @@ impl Agent {
                 if build.state == BuildState::Probation
                     && Duration::from_nanos(build.guarded_ns) >= service.config.guard_for
                     && judged.judge.requests() > 0
+                    && !service.known_bad.contains(id)
                     && matches!(judged.verdict, Verdict::Within { .. } | Verdict::Undecided { .. })
                 {
                     passed.push((index, id.clone()));

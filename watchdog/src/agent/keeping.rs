@@ -218,17 +218,22 @@ impl Build {
 
 impl Service {
     /// What a judge of this service is made from, beside the baseline: the same text, the same limits.
-    pub(super) fn basis(&self) -> String {
-        format!("{:?} {}", self.config.endpoints, self.config.false_rollback_rate)
+    pub(super) fn basis(&self, build: &BuildId) -> String {
+        let of_all = format!("{:?} {}", self.config.endpoints, self.config.false_rollback_rate);
+        match self.waived.get(build) {
+            Some(waived) => format!("{of_all} without {waived:?}"),
+            None => of_all,
+        }
     }
 
     fn unsaved_writes(&mut self, now_mono_ns: u64, last: bool) -> Vec<BuildWrite> {
-        let (service, basis) = (self.config.name.clone(), self.basis());
-        let write = |(build, entry): (&BuildId, &mut Build)| {
+        let service = self.config.name.clone();
+        let bases: Vec<String> = self.builds.keys().map(|build| self.basis(build)).collect();
+        let write = |((build, entry), basis): ((&BuildId, &mut Build), String)| {
             let what = entry.unsaved_write(&basis, now_mono_ns, last)?;
             Some(BuildWrite { service: service.clone(), build: build.clone(), what })
         };
-        self.builds.iter_mut().filter_map(write).collect()
+        self.builds.iter_mut().zip(bases).filter_map(write).collect()
     }
 }
 

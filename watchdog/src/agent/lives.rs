@@ -1,4 +1,4 @@
-//! The life of a build: it appears, is on probation, passes it or is taken for good by a person, goes and comes back.
+//! The life of a build: it appears, is on probation and passes it, goes and comes back.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,10 @@ use super::keeping::{Kept, Unsaved};
 use super::processes::Place;
 use super::resumable::{Input, KeptJudge, Resumable};
 use super::service::{Build, Judged};
-use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::{Event, Standing};
 use crate::identity::Identified;
 use crate::incident::{BuildState, Moment};
-use crate::model::{BuildId, ServiceName};
+use crate::model::BuildId;
 use crate::store::StoreError;
 
 impl Agent {
@@ -29,21 +28,25 @@ impl Agent {
         let service = &self.services[place.service];
         let name = &service.config.name;
         let restored = self.is_restored(place, first)?;
-        let (initial, why) = if service.adopting {
-            (BuildState::Adopted, "ran when the agent first came to the service")
-        } else {
-            (BuildState::Probation, "appeared after another build was known")
+        let (initial, why) = match self.manual.decisions.build(name, &place.build) {
+            Some((decision, opinion)) => (opinion.state(), format!("{} by {}", opinion.name(), decision.who)),
+            None if service.adopting => {
+                (BuildState::Adopted, "ran when the agent first came to the service".to_owned())
+            }
+            None => (BuildState::Probation, "appeared after another build was known".to_owned()),
         };
-        let record = self.store.build_appeared(name, &place.build, initial, why, &Moment::now())?;
+        let record = self.store.build_appeared(name, &place.build, initial, &why, &Moment::now())?;
         let standing = match (&known, record.state) {
             (None, BuildState::Adopted) => Standing::Adopted,
-            (None, _) => Standing::New,
+            (None, BuildState::Probation) => Standing::New,
             (Some(_), BuildState::Probation) => Standing::OnProbation,
             (Some(_), BuildState::Adopted | BuildState::Good) if restored => Standing::Restored,
-            (Some(_), BuildState::Adopted | BuildState::Good) => Standing::Good,
-            (Some(_), BuildState::Condemned) => Standing::Condemned,
+            (_, BuildState::Adopted | BuildState::Good) => Standing::Good,
+            (_, BuildState::Condemned) => Standing::Condemned,
         };
-        let returned = record.state == BuildState::Condemned && began_since(first, &record.state_since);
+        // One that a person condemned before anybody saw it has not been here before, so this is its coming.
+        let returned = record.state == BuildState::Condemned
+            && (known.is_none() || began_since(first, &record.state_since));
         let stored = self.store.figures(name, &place.build)?;
         let kept = Kept::read(&stored);
         let judged = self.judged_for(place.service, &place.build, record.state, kept.judge, now_mono_ns)?;
@@ -81,48 +84,6 @@ impl Agent {
         let name = &self.services[place.service].config.name;
         let Some(latest) = self.store.builds(Some(name))?.into_iter().next() else { return Ok(false) };
         Ok(latest.build != place.build && began_since(first, &latest.first_seen))
-    }
-
-    /// A person takes a build for good before its guard time is over. Budgets do not bind it any more, and new builds are
-    /// compared with it.
-    pub(super) fn accept(&mut self, service: &ServiceName, id: &BuildId, by: &str) -> Outcome {
-        let refuse = |code, message: String| Outcome::Error(Refusal { code, message });
-        let Some(index) = self.services.iter().position(|known| known.config.name == *service) else {
-            return refuse(RefusalCode::NotFound, format!("no service {service} is configured"));
-        };
-        let record = match self.store.build(service, id) {
-            Ok(Some(record)) => record,
-            Ok(None) => {
-                let message =
-                    format!("service {service} has no build {id}; `load-watchdog builds` lists them");
-                return refuse(RefusalCode::NotFound, message);
-            }
-            Err(error) => return refuse(RefusalCode::Failed, error.to_string()),
-        };
-        if record.state != BuildState::Probation {
-            let message = format!("build {id} is {}, and only one on probation is accepted", record.state);
-            return refuse(RefusalCode::Conflict, message);
-        }
-        match self.store.open_incident_for(service, id) {
-            Ok(None) => {}
-            Ok(Some(incident)) => {
-                let message = format!("incident {} of build {id} is open: settle it first", incident.id);
-                return refuse(RefusalCode::Conflict, message);
-            }
-            Err(error) => return refuse(RefusalCode::Failed, error.to_string()),
-        }
-        let now = Moment::now();
-        let why = format!("accepted by {by}");
-        if let Err(error) = self.store.set_build_state(service, id, BuildState::Good, &why, &now) {
-            return refuse(RefusalCode::Failed, error.to_string());
-        }
-        if let Some(build) = self.services[index].builds.get_mut(id) {
-            build.state = BuildState::Good;
-            build.state_since = now;
-            build.judged = None;
-        }
-        Event::Accepted { service, build: id, by }.emit(&mut self.counters);
-        Outcome::Done(format!("build {id} of {service} is good now: the next builds are compared with it"))
     }
 
     /// Its last process had ended a moment ago.
@@ -164,7 +125,7 @@ impl Agent {
 
     /// A judge for a build in this state: the one that an earlier agent kept, else a new one: with the last good build on probation, by the absolute budgets alone when
     /// adopted, none otherwise.
-    fn judged_for(
+    pub(super) fn judged_for(
         &self,
         service: usize,
         build: &BuildId,
@@ -176,7 +137,7 @@ impl Agent {
         let lost = self.lost_for_good();
         if matches!(state, BuildState::Probation | BuildState::Adopted)
             && let Some((kept, inputs)) = kept
-            && let Some(baseline) = service.same_baseline(&self.store, &kept)?
+            && let Some(baseline) = service.same_baseline(&self.store, build, &kept)?
         {
             return Ok(Some(Judged::of(Resumable::resume(kept, inputs, now_mono_ns), baseline, lost)));
         }

@@ -14,6 +14,7 @@ mod hidden;
 mod judging;
 mod keeping;
 mod lives;
+mod manual;
 mod processes;
 mod repeats;
 mod resumable;
@@ -74,6 +75,8 @@ struct Agent {
     reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
     windows: windows::Windows,
+    /// What people decided.
+    manual: manual::Manual,
     keeping: keeping::Keeping,
     totals: Totals,
     counters: Counters,
@@ -188,6 +191,7 @@ impl Agent {
         self.look_around(now_mono_ns);
         self.consult(now_mono_ns);
         self.judge(span_ns, now_mono_ns);
+        self.look_at_decisions(now_mono_ns);
         self.carry_incidents(now_mono_ns);
         self.follow_windows(now_mono_ns);
         self.save_increments(now_mono_ns);

@@ -82,11 +82,6 @@ impl Agent {
         self.incidents.active[index].phase = Phase::Verifying(Box::new(seen));
     }
 
-    /// A person lets a hook run.
-    pub(super) fn approve(&mut self, id: &str, by: &str) -> Outcome {
-        self.operator(id, &Operator::Approved { by: by.to_owned() })
-    }
-
     /// A person decides about an incident.
     pub(super) fn operator(&mut self, id: &str, decision: &Operator) -> Outcome {
         let id = IncidentId::from(id);

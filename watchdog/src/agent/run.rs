@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::keeping::Keeping;
+use super::manual::Manual;
 use super::second::Opinions;
 use super::service::Service;
 use super::windows::{Windows, without_windows};
@@ -20,7 +21,7 @@ use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
 use crate::action::Driver;
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
-use crate::control::server as control;
+use crate::control::server::{self as control, ControlError, ControlSocket};
 use crate::event::logging::LogLevel;
 use crate::event::{Event, logging, notify};
 use crate::identity::Identifier;
@@ -62,6 +63,15 @@ fn uprobes_of(config: &Config) -> Uprobes {
     config.services.iter().fold(Uprobes::NONE, |all, service| all.or(service.uprobes))
 }
 
+fn bind_control(config: &Config, counters: &mut Counters) -> Result<ControlSocket, ControlError> {
+    let (group, operators) = (&config.agent.control_group, &config.agent.control_operators);
+    let socket = control::bind(&config.agent.control, group, operators)?;
+    for warning in &socket.warnings {
+        Event::Warning { what: "control socket", why: warning }.emit(counters);
+    }
+    Ok(socket)
+}
+
 fn load_kernel(options: &mut KernelOptions, config: &Config) -> Result<Kernel, KernelError> {
     options.uprobes = uprobes_of(config);
     Kernel::load(options)
@@ -73,17 +83,17 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut counters = Counters::default();
     warn_all(&config, &mut counters);
     let store = Arc::new(Store::open(&config.agent.state_dir)?);
-    let kernel = load_kernel(&mut options.kernel, &config)?;
-
     let heartbeat = Heartbeat::default();
     let (scrapes_in, mut scrapes) = mpsc::channel(4);
-    serve_metrics(config.agent.listen, scrapes_in, heartbeat.clone()).await?;
-
+    let listen = config.agent.listen;
+    let listener = http::bind(listen).await.with_context(|| {
+        format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
+    })?;
     let (calls_in, mut calls) = mpsc::channel(4);
-    let socket = control::bind(&config.agent.control, &config.agent.control_group)?;
-    if let Some(warning) = &socket.warning {
-        Event::Warning { what: "control socket", why: warning }.emit(&mut counters);
-    }
+    let socket = bind_control(&config, &mut counters)?;
+    // Addresses first: a second agent is refused before it puts anything into the kernel.
+    let kernel = load_kernel(&mut options.kernel, &config)?;
+    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
     tokio::spawn(control::serve(socket, calls_in));
 
     let (rollback_events, mut rollbacks) = mpsc::unbounded_channel();
@@ -91,6 +101,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let mut agent = Agent {
         identifier: Identifier::new(&config.services),
         services: make_services(&config.services, &store)?,
+        manual: Manual::load(&store)?,
         options,
         config,
         driver: Driver::new(Arc::clone(&store)),
@@ -170,18 +181,6 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve_metrics(
-    listen: SocketAddr,
-    scrapes: mpsc::Sender<ScrapeRequest>,
-    heartbeat: Heartbeat,
-) -> anyhow::Result<()> {
-    let listener = http::bind(listen).await.with_context(|| {
-        format!("cannot serve metrics on {listen}; another agent? change agent.listen or stop it")
-    })?;
-    tokio::spawn(http::serve(listener, scrapes, heartbeat));
-    Ok(())
-}
-
 /// A copy of the descriptor that tells when it is readable.
 fn watched(descriptor: BorrowedFd<'_>) -> anyhow::Result<AsyncFd<OwnedFd>> {
     let copy = descriptor.try_clone_to_owned()?;
@@ -233,6 +232,7 @@ impl Agent {
 
     /// The first turn.
     fn take_over(&mut self) -> anyhow::Result<()> {
+        self.apply_decisions();
         self.register_services()?;
         // What an earlier agent left open comes first: its builds are no news.
         self.reconcile()?;
@@ -293,6 +293,9 @@ impl Agent {
             self.report("clearing a service's endpoints", cleared);
         }
         for service in &mut services {
+            if let Some((_, mode)) = self.manual.decisions.mode(&service.config.name) {
+                service.config.mode = mode;
+            }
             let same = |old: &&mut Service| old.config.name == service.config.name;
             let Some(old) = self.services.iter_mut().find(same) else { continue };
             service.builds = std::mem::take(&mut old.builds);
@@ -313,6 +316,7 @@ impl Agent {
         self.identifier.reload(&config.services);
         self.services = services;
         self.config = config;
+        self.apply_decisions();
         self.renumber_incidents();
         self.register_services()?;
         // At once: what is not watched is not measured.
@@ -330,10 +334,11 @@ impl Agent {
                 .emit(&mut self.counters);
         }
         let (old, new) = (&self.config.agent, &new.agent);
-        if (old.listen, &old.state_dir, &old.control, &old.control_group)
-            != (new.listen, &new.state_dir, &new.control, &new.control_group)
+        if (old.listen, &old.state_dir, &old.control, &old.control_group, &old.control_operators)
+            != (new.listen, &new.state_dir, &new.control, &new.control_group, &new.control_operators)
         {
-            let why = "listen, state_dir, control and control_group need `systemctl restart load-watchdog`";
+            let why = "listen, state_dir, control, control_group and control_operators need \
+                       `systemctl restart load-watchdog`";
             Event::Warning { what: "a changed setting is not in force yet", why: &why }
                 .emit(&mut self.counters);
         }

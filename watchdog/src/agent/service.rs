@@ -1,9 +1,9 @@
 //! What the agent keeps of each service and build while it runs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::aggregate::{Baseline, BuildAggregate, PeakRate};
-use crate::config::ServiceConfig;
+use crate::config::{Budget, ServiceConfig};
 use crate::incident::{BuildState, Moment};
 use crate::model::{BuildId, EndpointName};
 use crate::store::{Store, StoreError, StoredPeak};
@@ -19,6 +19,7 @@ use super::second::Second;
 /// A configured service.
 #[derive(Debug)]
 pub(super) struct Service {
+    /// The configuration, with the mode that is in force.
     pub(super) config: ServiceConfig,
     /// By endpoint index as the kernel counts: "other" first, then as configured.
     pub(super) endpoints: Vec<EndpointName>,
@@ -33,6 +34,10 @@ pub(super) struct Service {
     pub(super) peaks: Vec<PeakRate>,
     /// Cores that it may use: of the host, or by the quota of its cgroup.
     pub(super) cores: f64,
+    /// Endpoints on which a person accepted a build: their budgets do not bind it.
+    pub(super) waived: BTreeMap<BuildId, BTreeSet<EndpointName>>,
+    /// Builds that a person condemned on an endpoint: never a baseline, and never good by themselves.
+    pub(super) known_bad: BTreeSet<BuildId>,
 }
 
 impl Service {
@@ -50,6 +55,8 @@ impl Service {
             nameless: BTreeMap::new(),
             peaks,
             cores: host_cores(),
+            waived: BTreeMap::new(),
+            known_bad: BTreeSet::new(),
         }
     }
 
@@ -59,6 +66,17 @@ impl Service {
         for (endpoint, peak) in config.endpoints.iter_mut().zip(&self.peaks[1..]) {
             if endpoint.budget.learn_peak_rate {
                 endpoint.budget.peak_rate = peak.known();
+            }
+        }
+        config
+    }
+
+    /// The same for the judge of one build: without the budgets that do not bind it.
+    fn resolved_for(&self, build: &BuildId) -> ServiceConfig {
+        let mut config = self.resolved();
+        if let Some(waived) = self.waived.get(build) {
+            for endpoint in config.endpoints.iter_mut().filter(|it| waived.contains(&it.name)) {
+                endpoint.budget = Budget::default();
             }
         }
         config
@@ -80,7 +98,8 @@ impl Service {
     pub(super) fn baseline(&self, store: &Store, not: &BuildId) -> Result<Option<Baseline>, StoreError> {
         let mut first = None;
         for record in store.builds(Some(&self.config.name))? {
-            if record.build == *not || !record.state.is_restorable() {
+            if record.build == *not || !record.state.is_restorable() || self.known_bad.contains(&record.build)
+            {
                 continue;
             }
             let aggregate = match self.builds.get(&record.build) {
@@ -111,9 +130,10 @@ impl Service {
     pub(super) fn same_baseline(
         &self,
         store: &Store,
+        build: &BuildId,
         kept: &KeptJudge,
     ) -> Result<Option<Option<Baseline>>, StoreError> {
-        if kept.basis != self.basis() {
+        if kept.basis != self.basis(build) {
             return Ok(None);
         }
         let Some(id) = &kept.baseline else { return Ok(Some(None)) };
@@ -182,7 +202,8 @@ impl Judged {
     ) -> Self {
         let probation = Probation::new(build.clone(), now_mono_ns);
         let host = HostFacts { cores: service.cores };
-        let judge = Resumable::new(Judge::new(&service.resolved(), probation, host, baseline.as_ref()));
+        let judge =
+            Resumable::new(Judge::new(&service.resolved_for(build), probation, host, baseline.as_ref()));
         Self::of(judge, baseline, lost_before)
     }
 

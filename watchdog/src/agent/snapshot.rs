@@ -25,8 +25,8 @@ impl Agent {
         self.refresh_accounts();
         let outcome = match &call.command {
             Command::Status => Outcome::Status(self.status()),
-            Command::Approve { incident } => self.approve(incident, &call.by),
-            Command::Accept { service, build } => self.accept(service, build, &call.by),
+            command if command.writes() => self.change(command, &call.by),
+            Command::Gate { service, .. } if !self.is_configured(service) => self.unknown_service(service),
             command => ledger::read(&self.store, command, &self.live_builds()).unwrap_or_else(|error| {
                 Outcome::Error(Refusal { code: RefusalCode::Failed, message: error.to_string() })
             }),
@@ -74,6 +74,7 @@ impl Agent {
                 .to_owned(),
                 degraded: report.degraded.iter().map(|(what, why)| format!("{what}: {why}")).collect(),
                 losses: losses.collect(),
+                decisions: self.decision_records(),
             },
             services: (0..self.services.len()).map(|index| self.service_status(index)).collect(),
         }
@@ -92,6 +93,9 @@ impl Agent {
         ServiceStatus {
             service: service.config.name.clone(),
             mode: service.config.mode,
+            configured_mode: Some(self.configured_mode(&service.config.name))
+                .filter(|configured| *configured != service.config.mode),
+            observed: self.observed(&service.config.name),
             processes: service.processes(),
             coverage,
             min_coverage: self.config.agent.min_coverage,
@@ -189,6 +193,7 @@ impl Agent {
             judged,
             evidence,
             processes,
+            observed: self.store.observed().unwrap_or_default().into_iter().collect(),
             environment: self.environment.metrics(&self.services),
             probes: self.kernel.probe_stats(),
         });

@@ -5,22 +5,22 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::output::{print, print_json, width};
-use super::{BuildsCommand, Cli, Client, Command, HookCommand, IncidentsCommand, RunArgs};
+use super::{Cli, Client, Command, HookCommand, IncidentsCommand, RunArgs, gate};
 use crate::agent::{self, AgentOptions};
 use crate::config::{AgentOverrides, Config, ConfigErrors};
 use crate::control::client::{ClientError, ask};
-use crate::control::{self, Outcome, ledger, table};
+use crate::control::{self, Outcome, RefusalCode, ledger, table};
 use crate::kernel::{KernelError, KernelOptions};
-use crate::{action, doctor};
+use crate::{action, doctor, text};
 
 /// A failure with its exit code, as in sysexits(3).
-struct Failure {
-    code: u8,
-    message: String,
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) message: String,
 }
 
 impl Failure {
-    fn new(code: u8, message: impl std::fmt::Display) -> Self {
+    pub(super) fn new(code: u8, message: impl std::fmt::Display) -> Self {
         Self { code, message: format!("{message}") }
     }
 }
@@ -60,10 +60,12 @@ impl From<std::io::Error> for Failure {
 
 fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        matches!(cause.downcast_ref::<ClientError>(), Some(ClientError::Permission { .. }))
-            || cause
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
+        matches!(
+            cause.downcast_ref::<ClientError>(),
+            Some(ClientError::Permission { .. } | ClientError::Refused { code: RefusalCode::Forbidden, .. })
+        ) || cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == std::io::ErrorKind::PermissionDenied)
     })
 }
 
@@ -72,7 +74,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("load-watchdog: {}", failure.message);
+            eprintln!("load-watchdog: {}", text::lines(&failure.message));
             ExitCode::from(failure.code)
         }
     }
@@ -93,14 +95,23 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Status(client) => show(&client, &control::Command::Status),
         Command::Builds { command: None, client } => show(&client, &control::Command::Builds),
-        Command::Builds { command: Some(BuildsCommand::Accept { service, build, client }), .. } => {
-            show(&client, &control::Command::Accept { service: service.into(), build: build.into() })
-        }
+        Command::Builds { command: Some(decision), .. } => ask_for(decision.request()),
         Command::Incidents { command: None, client } => show(&client, &control::Command::Incidents),
         Command::Incidents { command: Some(IncidentsCommand::Show { id, client }), .. } => {
             show(&client, &control::Command::Incident { id })
         }
-        Command::Approve { incident, client } => show(&client, &control::Command::Approve { incident }),
+        Command::Approve(of) => show(&of.client, &control::Command::Approve { incident: of.incident }),
+        Command::Reject(of) => show(&of.client, &control::Command::Reject { incident: of.incident }),
+        Command::Acknowledge(of) => {
+            show(&of.client, &control::Command::Acknowledge { incident: of.incident })
+        }
+        Command::Mode(mode) => ask_for(mode.request()),
+        Command::Pause(pause) => {
+            show(&pause.client, &control::Command::Pause { for_seconds: pause.holds_for.as_secs() })
+        }
+        Command::Resume(client) => show(&client, &control::Command::Resume),
+        Command::Audit(audit) => show(&audit.client, &control::Command::Audit { limit: audit.limit }),
+        Command::Gate(arguments) => gate::run(&arguments),
         Command::Hook(HookCommand::Test { service, config }) => hook_test(&service, &config),
     }
 }
@@ -111,6 +122,7 @@ fn run_agent(arguments: RunArgs) -> Result<ExitCode, Failure> {
         state_dir: arguments.state_dir,
         control: arguments.control,
         control_group: arguments.control_group,
+        control_operators: arguments.control_operators,
         min_coverage: arguments.min_coverage,
         log: arguments.log,
     };
@@ -137,7 +149,11 @@ fn load(file: &Path) -> Result<Config, Failure> {
     Config::load(file).map_err(|errors| Failure::new(64, errors))
 }
 
-/// Asks the agent; builds and incidents come from the ledger when no agent answers.
+fn ask_for((command, client): (control::Command, Client)) -> Result<ExitCode, Failure> {
+    show(&client, &command)
+}
+
+/// Asks the agent; builds, incidents and the audit trail come from the ledger when no agent answers.
 fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure> {
     let outcome = match ask(&client.control, command.clone()) {
         Err(ClientError::NotRunning { .. }) if ledger::has(command) && ledger::exists(&client.state_dir) => {
@@ -154,10 +170,14 @@ fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure
         Outcome::Builds(snapshot) if client.json => print_json(&snapshot)?,
         Outcome::Incidents(list) if client.json => print_json(&list)?,
         Outcome::Incident(detail) if client.json => print_json(&detail)?,
+        Outcome::Audit(lines) if client.json => print_json(&lines)?,
+        Outcome::Gate(answer) => print_json(&answer)?,
         Outcome::Status(snapshot) => print(&table::status(&snapshot, width()))?,
         Outcome::Builds(snapshot) => print(&table::builds(&snapshot, width()))?,
         Outcome::Incidents(list) => print(&table::incidents(&list, width()))?,
         Outcome::Incident(detail) => print(&table::incident(&detail, width()))?,
+        Outcome::Audit(lines) => print(&table::audit(&lines, width()))?,
+        Outcome::Done(message) if client.json => print_json(&serde_json::json!({ "done": message }))?,
         Outcome::Done(message) => print(&format!("{message}\n"))?,
         Outcome::Error(refusal) => return Err(Failure::new(1, refusal.message)),
     }

@@ -3,7 +3,9 @@
 // Doc comments here are the help text, which shows backticks as they are.
 #![expect(clippy::doc_markdown, reason = "read in a terminal")]
 
+mod decide;
 mod dispatch;
+mod gate;
 mod output;
 
 use std::net::SocketAddr;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use self::decide::{AuditArgs, BuildsCommand, GateArgs, IncidentArgs, ModeArgs, PauseArgs};
 pub use self::dispatch::run;
 
 /// Where the packages put the configuration.
@@ -25,6 +28,14 @@ Exit codes:
   64  the configuration (or the command line) is wrong
   69  this kernel cannot run the programs; `load-watchdog doctor` says what is missing
   77  no permission; run as root";
+
+const GATE_EXIT_CODES: &str = "\
+Exit codes:
+  0   within its budgets, or good
+  1   exceeds, or known to be bad
+  2   undecided, or no agent and no ledger could be asked; the message says why
+  64  the command line is wrong, or no such service is configured
+  77  no permission; run as root or as a member of the control group";
 
 /// Measures CPU time per request in the kernel, per endpoint and per build, and
 /// rolls a bad build back.
@@ -103,11 +114,13 @@ pub enum Command {
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
     Status(Client),
 
-    /// List the builds that were seen and how they were judged, or take one for good.
+    /// List the builds that were seen and how they were judged, or decide on one.
     ///
     /// Examples:
     ///   load-watchdog builds
     ///   load-watchdog builds accept web 9f3c
+    ///   load-watchdog builds condemn web 9f3c --for 24h
+    ///   load-watchdog builds forget web 9f3c
     #[command(verbatim_doc_comment, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
     Builds {
         #[command(subcommand)]
@@ -133,37 +146,72 @@ pub enum Command {
     #[command(subcommand)]
     Hook(HookCommand),
 
-    /// Let an incident's rollback run that waits for approval (mode "approve").
+    /// Let an incident's rollback run that waits for approval.
     ///
-    /// Needs root or membership of the control group. The name of who approved goes
-    /// into the incident's timeline.
+    /// Needs root or one of agent.control_operators. The name of who approved goes
+    /// into the incident's timeline and the audit trail.
     ///
     /// Example:
     ///   load-watchdog approve 20270127-k3v9x0ab
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
-    Approve {
-        /// The incident's id, as `load-watchdog incidents` shows it.
-        incident: String,
-        #[command(flatten)]
-        client: Client,
-    },
-}
+    Approve(IncidentArgs),
 
-#[derive(Debug, Subcommand)]
-pub enum BuildsCommand {
-    /// Take a build on probation for good before its guard time is over.
+    /// Close an incident that waits for approval: nothing is rolled back.
     ///
-    /// Its budgets do not bind it any more, and the next builds are compared with it.
-    /// Needs root or membership of the control group; the ledger says who accepted.
+    /// Example:
+    ///   load-watchdog reject 20270127-k3v9x0ab
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
-    Accept {
-        /// The service, as [[service]] name in the configuration.
-        service: String,
-        /// The build, as `load-watchdog builds` shows it.
-        build: String,
-        #[command(flatten)]
-        client: Client,
-    },
+    Reject(IncidentArgs),
+
+    /// Say that a person knows of an escalated or observed incident: it is not told
+    /// again.
+    ///
+    /// Of a rollback that failed or did not help, this also lets the next one run.
+    ///
+    /// Example:
+    ///   load-watchdog acknowledge 20270127-k3v9x0ab
+    #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
+    Acknowledge(IncidentArgs),
+
+    /// Give a service another mode than its configuration does, or that one again.
+    ///
+    /// Holds through restarts and reloads, until it is withdrawn ("configured") or,
+    /// with --for, over. Incidents that are open go on as they began.
+    ///
+    /// Examples:
+    ///   load-watchdog mode web observe --for 2h
+    ///   load-watchdog mode web configured
+    #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
+    Mode(ModeArgs),
+
+    /// Let no rollback run by itself for a while, of any service.
+    ///
+    /// What would have run asks for approval. A hook that runs goes on.
+    ///
+    /// Example:
+    ///   load-watchdog pause --for 30m
+    #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
+    Pause(PauseArgs),
+
+    /// End a pause before its time.
+    #[command(after_long_help = EXIT_CODES)]
+    Resume(Client),
+
+    /// Show who decided what, the newest first: done, refused, and over.
+    #[command(after_long_help = EXIT_CODES)]
+    Audit(AuditArgs),
+
+    /// Ask whether a build may go on, for pipelines; the answer is the exit code.
+    ///
+    /// Exits 0 when the build is within its budgets or good, 1 when it exceeds or is
+    /// known to be bad, and 2 when nothing can be said yet or nobody can be asked; 1
+    /// never means anything else. With --wait it asks again until it knows or the time
+    /// is over.
+    ///
+    /// Example:
+    ///   load-watchdog gate web "$GIT_SHA" --wait 10m
+    #[command(verbatim_doc_comment, after_long_help = GATE_EXIT_CODES)]
+    Gate(GateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,9 +276,13 @@ pub struct RunArgs {
     /// Control socket [agent.control].
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Group that may use the control socket [agent.control_group].
+    /// Group that may read over the control socket [agent.control_group].
     #[arg(long, value_name = "GROUP")]
     pub control_group: Option<String>,
+    /// Users, and groups with a % before their name, that may change something over the
+    /// control socket beside root, separated by commas [agent.control_operators].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub control_operators: Option<Vec<String>>,
     /// Smallest share of CPU time that must be attributed for a verdict, 0 to 1
     /// [agent.min_coverage].
     #[arg(long, value_name = "SHARE")]

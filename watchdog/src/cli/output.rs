@@ -4,6 +4,8 @@ use std::io::{self, Write as _};
 
 use serde::Serialize;
 
+use crate::text;
+
 /// Columns to lay tables out for, when standard output is no terminal.
 const DEFAULT_WIDTH: usize = 100;
 /// The tables need this much; a narrower terminal wraps.
@@ -14,8 +16,12 @@ pub(super) fn width() -> usize {
     terminal_size::terminal_size().map_or(DEFAULT_WIDTH, |(width, _)| usize::from(width.0).max(MIN_WIDTH))
 }
 
-/// Writes to standard output; that the reader went away (`| head`) is no error.
+/// Writes to standard output, with nothing in it that a terminal obeys; that the reader went away (`| head`) is no error.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    write(&text::lines(text))
+}
+
+fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -26,5 +32,5 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
-    Ok(print(&text)?)
+    Ok(write(&text::json(&text))?)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::{ConfigError, ConfigErrors, Fault, Findings};
 use super::section::{Node, Section};
-use super::{AgentConfig, defaults, values};
+use super::{AgentConfig, ControlOperator, defaults, values};
 
 impl Default for AgentConfig {
     fn default() -> Self {
@@ -14,6 +14,7 @@ impl Default for AgentConfig {
             state_dir: defaults::STATE_DIR.into(),
             control: defaults::CONTROL.into(),
             control_group: defaults::CONTROL_GROUP.to_owned(),
+            control_operators: Vec::new(),
             min_coverage: defaults::MIN_COVERAGE,
             log: defaults::LOG.to_owned(),
         }
@@ -27,6 +28,7 @@ pub struct AgentOverrides {
     pub state_dir: Option<PathBuf>,
     pub control: Option<PathBuf>,
     pub control_group: Option<String>,
+    pub control_operators: Option<Vec<String>>,
     pub min_coverage: Option<f64>,
     pub log: Option<String>,
 }
@@ -46,6 +48,9 @@ impl AgentOverrides {
         over(&mut errors, "--control", &mut result.control, control);
         let group = self.control_group.as_deref().map(values::account);
         over(&mut errors, "--control-group", &mut result.control_group, group);
+        let operators =
+            self.control_operators.as_ref().map(|names| names.iter().map(|it| operator(it)).collect());
+        over(&mut errors, "--control-operators", &mut result.control_operators, operators);
         let coverage = self.min_coverage.map(values::share);
         over(&mut errors, "--min-coverage", &mut result.min_coverage, coverage);
         over(&mut errors, "--log", &mut result.log, self.log.as_deref().map(values::log_filter));
@@ -85,6 +90,11 @@ pub(super) fn read(node: Option<Node<'_>>, findings: &mut Findings) -> AgentConf
     });
     set.text("control_group", "\"adm\"", &mut agent.control_group, values::account);
     set.text("log", "\"info\"", &mut agent.log, values::log_filter);
+    if let Some(node) = section.take("control_operators")
+        && let Some(names) = operators(&node, findings)
+    {
+        agent.control_operators = names;
+    }
     if let Some(node) = section.take("min_coverage")
         && let Some(number) = node.number(findings, "0.8")
         && let Some(share) = node.check(findings, values::share(number))
@@ -93,6 +103,17 @@ pub(super) fn read(node: Option<Node<'_>>, findings: &mut Findings) -> AgentConf
     }
     section.finish(findings);
     agent
+}
+
+/// Users, and groups with a `%` before their name.
+fn operators(node: &Node<'_>, findings: &mut Findings) -> Option<Vec<ControlOperator>> {
+    let names = node.texts(findings, "[\"ann\", \"%deploy\"]")?;
+    let operators: Vec<_> = names.iter().map(|(text, node)| node.check(findings, operator(text))).collect();
+    operators.into_iter().collect()
+}
+
+fn operator(text: &str) -> Result<ControlOperator, Fault> {
+    values::account(text.strip_prefix('%').unwrap_or(text)).map(|_| ControlOperator::from(text))
 }
 
 struct Setter<'a, 'b, 't> {

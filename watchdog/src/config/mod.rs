@@ -132,10 +132,28 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     pub state_dir: PathBuf,
     pub control: PathBuf,
+    /// Its members may use the control socket to read.
     pub control_group: String,
+    /// Who beside root may use it to change something.
+    pub control_operators: Vec<ControlOperator>,
     /// Smallest share of the processes' CPU that must be attributed for a verdict, 0 to 1.
     pub min_coverage: f64,
     pub log: String,
+}
+
+/// One entry of `control_operators`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlOperator {
+    User(String),
+    /// Written with a `%` before its name, as in sudoers(5).
+    Group(String),
+}
+
+impl From<&str> for ControlOperator {
+    fn from(text: &str) -> Self {
+        text.strip_prefix('%')
+            .map_or_else(|| Self::User(text.to_owned()), |group| Self::Group(group.to_owned()))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -213,6 +231,25 @@ pub enum Mode {
     Approve,
     /// Acts.
     Enforce,
+}
+
+impl Mode {
+    pub const ALL: [Self; 3] = [Self::Observe, Self::Approve, Self::Enforce];
+
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Approve => "approve",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Command, Outcome, PROTOCOL, Request, Response};
+use super::{Command, Outcome, PROTOCOL, RefusalCode, Request, Response};
 
 /// A little longer than the agent allows itself.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ pub enum ClientError {
     #[error("what came from {} is no response of this version: {source}", path.display())]
     Foreign { path: PathBuf, source: serde_json::Error },
     #[error("{message}")]
-    Refused { message: String },
+    Refused { code: RefusalCode, message: String },
 }
 
 /// Sends one command and waits for its outcome; a refusal is an error.
@@ -47,7 +47,7 @@ pub fn ask(path: &Path, command: Command) -> Result<Outcome, ClientError> {
     let response: Response = serde_json::from_str(&line)
         .map_err(|source| ClientError::Foreign { path: path.to_owned(), source })?;
     match response.outcome {
-        Outcome::Error(refusal) => Err(ClientError::Refused { message: refusal.message }),
+        Outcome::Error(refusal) => Err(ClientError::Refused { code: refusal.code, message: refusal.message }),
         outcome => Ok(outcome),
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::{AuditRecord, DecisionRecord, GateFacts, MAX_AUDIT_LINES, gate_answer};
 use super::{BuildRecord, BuildsSnapshot, Command, ComparedWith, IncidentDetail, IncidentSummary, Outcome};
 use super::{Refusal, RefusalCode, TimelineEntry};
-use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId, IncidentKind};
+use crate::incident::{Attempt, Incident, IncidentEvent, IncidentId, IncidentKind, Moment};
 use crate::model::{BuildId, ServiceName};
 use crate::store::{self, Store, StoreError};
 use crate::verdict::Progress;
@@ -15,7 +16,14 @@ const LISTED: u32 = 50;
 
 /// Whether the ledger alone can answer.
 pub fn has(command: &Command) -> bool {
-    matches!(command, Command::Builds | Command::Incidents | Command::Incident { .. })
+    matches!(
+        command,
+        Command::Builds
+            | Command::Incidents
+            | Command::Incident { .. }
+            | Command::Audit { .. }
+            | Command::Gate { .. }
+    )
 }
 
 pub fn exists(state_dir: &Path) -> bool {
@@ -27,6 +35,7 @@ pub fn exists(state_dir: &Path) -> bool {
 pub struct Live {
     pub processes: u64,
     pub compared_with: Option<ComparedWith>,
+    /// Label of the verdict.
     pub verdict: Option<String>,
     pub sentence: Option<String>,
     pub progress: Option<Progress>,
@@ -55,16 +64,49 @@ pub fn read(store: &Store, command: &Command, live: &LiveBuilds) -> Result<Outco
             })),
             other => other.map(Outcome::Incident),
         },
-        Command::Status | Command::Approve { .. } | Command::Accept { .. } => Ok(Outcome::Error(Refusal {
+        Command::Audit { limit } => {
+            let lines = store.audit((*limit).min(MAX_AUDIT_LINES))?;
+            Ok(Outcome::Audit(lines.into_iter().map(AuditRecord::from).collect()))
+        }
+        Command::Gate { service, build } => gate(store, service, build, live),
+        _ => Ok(Outcome::Error(Refusal {
             code: RefusalCode::Failed,
             message: "only a running agent can answer this".to_owned(),
         })),
     }
 }
 
+fn gate(
+    store: &Store,
+    service: &ServiceName,
+    build: &BuildId,
+    live: &LiveBuilds,
+) -> Result<Outcome, StoreError> {
+    let mut decisions = store.decisions()?;
+    let now = Moment::now();
+    decisions.0.retain(|decision| !decision.is_over(&now));
+    let record = store.build(service, build)?;
+    let open = store.open_incident_for(service, build)?;
+    let live = live.get(&(service.clone(), build.clone()));
+    Ok(Outcome::Gate(gate_answer(&GateFacts {
+        service,
+        build,
+        decisions: &decisions,
+        ledger: record.as_ref().map(|record| (record.state, record.why.as_str())),
+        open_incident: open.as_ref().map(|incident| (incident.id.as_str(), incident.state.name())),
+        verdict: live.and_then(|live| live.verdict.as_deref().zip(live.sentence.as_deref())),
+    })))
+}
+
 fn builds(store: &Store, live: &LiveBuilds) -> Result<BuildsSnapshot, StoreError> {
+    let decisions = store.decisions()?;
+    let now = Moment::now();
     let records = store.builds(None)?.into_iter().map(|record| {
         let live = live.get(&(record.service.clone(), record.build.clone())).cloned().unwrap_or_default();
+        let decided = decisions
+            .of_build(&record.service, &record.build)
+            .map(|(decision, ..)| DecisionRecord::of(decision, &now))
+            .collect();
         BuildRecord {
             processes: live.processes,
             compared_with: live.compared_with,
@@ -77,6 +119,7 @@ fn builds(store: &Store, live: &LiveBuilds) -> Result<BuildsSnapshot, StoreError
             first_seen_unix_ms: record.first_seen.unix_ms,
             state_since_unix_ms: record.state_since.unix_ms,
             note: record.why,
+            decisions: decided,
         }
     });
     Ok(BuildsSnapshot { builds: records.collect() })

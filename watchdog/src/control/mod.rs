@@ -2,8 +2,13 @@
 //!
 //! The types here are what `--json` prints: fields are added, never renamed or removed, within one [`PROTOCOL`].
 
+mod access;
 pub mod client;
+mod command;
+mod gate;
 pub mod ledger;
+mod manual;
+mod places;
 pub mod server;
 pub mod table;
 mod windows;
@@ -13,11 +18,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Mode;
+use crate::decision::Observed;
 use crate::incident::IncidentKind;
 use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::verdict::{Evidence, Missing, Peak, Progress};
 
 pub use windows::{OutsideStatus, ReleaseWindowStatus};
+
+pub use access::{Access, Right};
+pub use command::{Command, HOLDS_FOR, MAX_AUDIT_LINES, span};
+pub use gate::{GateAnswer, GateFacts, GateVerdict, answer as gate_answer};
+pub use manual::{AuditRecord, DecisionRecord};
 
 /// Version of the protocol and of the JSON output.
 pub const PROTOCOL: u32 = 1;
@@ -27,33 +38,6 @@ pub struct Request {
     pub version: u32,
     #[serde(flatten)]
     pub command: Command,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum Command {
-    Status,
-    Builds,
-    Incidents,
-    Incident {
-        id: String,
-    },
-    /// Runs the hook of an incident that waits for a person (mode "approve").
-    Approve {
-        incident: String,
-    },
-    /// Takes a build on probation for good.
-    Accept {
-        service: ServiceName,
-        build: BuildId,
-    },
-}
-
-impl Command {
-    /// Whether it changes anything: such commands need root or the control group.
-    pub fn writes(&self) -> bool {
-        matches!(self, Self::Approve { .. } | Self::Accept { .. })
-    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,6 +54,8 @@ pub enum Outcome {
     Builds(BuildsSnapshot),
     Incidents(Vec<IncidentSummary>),
     Incident(IncidentDetail),
+    Audit(Vec<AuditRecord>),
+    Gate(GateAnswer),
     /// A write command was carried out.
     Done(String),
     Error(Refusal),
@@ -91,6 +77,8 @@ pub enum RefusalCode {
     NotFound,
     /// The command does not fit the present state.
     Conflict,
+    /// Too many clients; to be tried again.
+    Busy,
     /// The agent did not answer in time or failed.
     Failed,
 }
@@ -116,12 +104,22 @@ pub struct AgentStatus {
     pub degraded: Vec<String>,
     /// Losses since the agent started, by reason; reasons with none are left out.
     pub losses: BTreeMap<String, u64>,
+    /// What people decided and is in force.
+    #[serde(default)]
+    pub decisions: Vec<DecisionRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub service: ServiceName,
+    /// The mode that is in force.
     pub mode: Mode,
+    /// The configuration's, where a person has decided on another one.
+    #[serde(default)]
+    pub configured_mode: Option<Mode>,
+    /// What mode observe kept from happening.
+    #[serde(default)]
+    pub observed: Observed,
     pub processes: u64,
     /// By what the builds of its processes change: with the process, or in place with a symlink or file.
     #[serde(default)]
@@ -308,6 +306,9 @@ pub struct BuildRecord {
     #[serde(default)]
     pub progress: Option<Progress>,
     pub note: String,
+    /// What people decided of it and its endpoints, and is in force.
+    #[serde(default)]
+    pub decisions: Vec<DecisionRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

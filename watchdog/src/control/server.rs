@@ -1,25 +1,37 @@
 //! The agent's side of the control socket.
 
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::unistd::{Gid, Group, Uid, User, chown, getgrouplist};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, Group, chown};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::access::{Access, Right};
+use super::places::{Place, Places};
 use super::{Command, Outcome, PROTOCOL, Refusal, RefusalCode, Request, Response};
+use crate::clock;
+use crate::config::ControlOperator;
+use crate::decision::Who;
 
 /// Longest request line; every command fits in a few hundred bytes.
 const MAX_REQUEST_BYTES: u64 = 16 * 1024;
-/// Clients served at the same time.
-const MAX_CLIENTS: usize = 16;
 /// For the request line to arrive, and again for the response to be taken.
 const IO_LIMIT: Duration = Duration::from_secs(5);
+/// For the user database to say who the peer is.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(5);
+/// Refusals are logged at most so often: who may not change anything must not fill the disk either.
+const TELL_EVERY_NS: u64 = 1_000_000_000;
 /// For the agent to answer: many ticks.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -27,8 +39,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Call {
     pub command: Command,
-    /// For the journal: a write command says who asked.
-    pub by: String,
+    /// By the kernel's word.
+    pub by: Who,
     pub reply: oneshot::Sender<Outcome>,
 }
 
@@ -45,9 +57,11 @@ pub enum ControlError {
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
-    group: Option<Gid>,
-    /// What is wrong with the socket's group, if anything: then only root can connect.
-    pub warning: Option<String>,
+    access: Arc<Access>,
+    /// What is wrong with the socket's group or with the operators, a sentence each.
+    pub warnings: Vec<String>,
+    /// Held as long as the socket is, and by the kernel released when the process dies.
+    _lock: Flock<File>,
 }
 
 impl Drop for ControlSocket {
@@ -57,11 +71,13 @@ impl Drop for ControlSocket {
 }
 
 /// Binds the socket with mode 0660 and the given group. Must run inside the runtime.
-pub fn bind(path: &Path, group: &str) -> Result<ControlSocket, ControlError> {
+pub fn bind(path: &Path, group: &str, operators: &[ControlOperator]) -> Result<ControlSocket, ControlError> {
     let failed = |what| move |source| ControlError::Io { path: path.to_owned(), what, source };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed("cannot create its directory"))?;
     }
+    // Two agents that start at once would each find the other's socket dead, and the second take the first one's away.
+    let lock = lock(path)?;
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ControlError::InUse { path: path.to_owned() });
     }
@@ -79,7 +95,28 @@ pub fn bind(path: &Path, group: &str) -> Result<ControlSocket, ControlError> {
     let (group, warning) = give_to_group(path, group);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         .map_err(failed("cannot set its mode"))?;
-    Ok(ControlSocket { listener, path: path.to_owned(), group, warning })
+    let access = Access { group, operators: operators.to_vec() };
+    let warnings = warning.into_iter().chain(access.problems()).collect();
+    Ok(ControlSocket { listener, path: path.to_owned(), access: Arc::new(access), warnings, _lock: lock })
+}
+
+/// A file beside the socket. It stays when the agent ends: whoever removed it could remove another agent's.
+fn lock(path: &Path) -> Result<Flock<File>, ControlError> {
+    let failed = |source| ControlError::Io { path: path.to_owned(), what: "cannot lock it", source };
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(PathBuf::from(name))
+        .map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => ControlError::InUse { path: path.to_owned() },
+        errno => failed(errno.into()),
+    })
 }
 
 fn give_to_group(path: &Path, name: &str) -> (Option<Gid>, Option<String>) {
@@ -103,17 +140,24 @@ fn give_to_group(path: &Path, name: &str) -> (Option<Gid>, Option<String>) {
 
 /// Serves until the task is dropped.
 pub async fn serve(socket: ControlSocket, calls: mpsc::Sender<Call>) {
-    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let places = Arc::new(Places::default());
+    // One at a time: a user database that hangs must not take the threads that the ledger is written by.
+    let lookups = Arc::new(Semaphore::new(1));
+    let told_mono_ns = Arc::new(AtomicU64::new(0));
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
         match socket.listener.accept().await {
             Ok((stream, _)) => {
-                let calls = calls.clone();
-                let group = socket.group;
+                let Ok(peer) = stream.peer_cred() else { continue };
+                let place = places.take(peer.uid());
+                let served = Client {
+                    access: Arc::clone(&socket.access),
+                    lookups: Arc::clone(&lookups),
+                    told_mono_ns: Arc::clone(&told_mono_ns),
+                    calls: calls.clone(),
+                };
                 tokio::spawn(async move {
                     // A client that goes away mid-way concerns nobody.
-                    let _ = client(stream, group, calls).await;
-                    drop(place);
+                    let _ = served.serve(stream, peer, place.as_ref()).await;
                 });
             }
             // Out of descriptors, most likely: they come back.
@@ -122,23 +166,81 @@ pub async fn serve(socket: ControlSocket, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn client(mut stream: UnixStream, group: Option<Gid>, calls: mpsc::Sender<Call>) -> io::Result<()> {
-    let peer = stream.peer_cred()?;
-    let (reader, mut writer) = stream.split();
-    let mut line = String::new();
-    let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
-    timeout(IO_LIMIT, reader.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let outcome = match parse(&line) {
-        Err(refusal) => Outcome::Error(refusal),
-        Ok(command) if command.writes() && !may_write(peer.uid(), peer.gid(), group) => refuse(
-            RefusalCode::Forbidden,
-            "this command needs root or a member of the control group (agent.control_group)",
-        ),
-        Ok(command) => call(command, describe(peer.uid()), &calls).await,
-    };
-    let mut text = serde_json::to_vec(&Response { version: PROTOCOL, outcome })?;
-    text.push(b'\n');
-    timeout(IO_LIMIT, writer.write_all(&text)).await.map_err(|_| io::ErrorKind::TimedOut)?
+/// What it takes to serve a client.
+struct Client {
+    access: Arc<Access>,
+    lookups: Arc<Semaphore>,
+    /// When a refusal was last logged.
+    told_mono_ns: Arc<AtomicU64>,
+    calls: mpsc::Sender<Call>,
+}
+
+impl Client {
+    async fn serve(self, mut stream: UnixStream, peer: UCred, place: Option<&Place>) -> io::Result<()> {
+        let (reader, mut writer) = stream.split();
+        let outcome = if place.is_none() {
+            refuse(
+                RefusalCode::Busy,
+                "this user has too many connections to the agent; try again in a moment",
+            )
+        } else {
+            let mut line = String::new();
+            let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+            timeout(IO_LIMIT, reader.read_line(&mut line)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            match parse(&line) {
+                Err(refusal) => Outcome::Error(refusal),
+                Ok(command) => self.answer(command, peer).await,
+            }
+        };
+        let mut text = serde_json::to_vec(&Response { version: PROTOCOL, outcome })?;
+        text.push(b'\n');
+        timeout(IO_LIMIT, writer.write_all(&text)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    async fn answer(&self, command: Command, peer: UCred) -> Outcome {
+        let Some((right, who)) = self.look_up(peer).await else {
+            return refuse(
+                RefusalCode::Failed,
+                "the user database did not say in time who you are; root need not wait for it",
+            );
+        };
+        let needed = if command.writes() { Right::Change } else { Right::Read };
+        if right >= needed {
+            return call(command, who, &self.calls).await;
+        }
+        let now_mono_ns = clock::mono_ns();
+        let last = self.told_mono_ns.load(Ordering::Relaxed);
+        if last == 0 || now_mono_ns.saturating_sub(last) >= TELL_EVERY_NS {
+            self.told_mono_ns.store(now_mono_ns, Ordering::Relaxed);
+            tracing::warn!(by = %who, uid = peer.uid(), "refused on the control socket: {}", command.typed());
+        }
+        if right == Right::Nothing {
+            refuse(RefusalCode::Forbidden, "this needs a member of the control group (agent.control_group)")
+        } else {
+            refuse(
+                RefusalCode::Forbidden,
+                "this command needs root or one of agent.control_operators; the control group may only read",
+            )
+        }
+    }
+
+    /// What the peer may do, and who it is; `None`: nobody said in time.
+    async fn look_up(&self, peer: UCred) -> Option<(Right, Who)> {
+        if peer.uid() == 0 {
+            return Some((Right::Change, Who { uid: Some(0), name: "root".to_owned() }));
+        }
+        let looked_up = async {
+            let turn = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+            let access = Arc::clone(&self.access);
+            let look = move || {
+                let found = access.look_up(peer.uid(), peer.gid());
+                drop(turn);
+                found
+            };
+            tokio::task::spawn_blocking(look).await.ok()
+        };
+        timeout(LOOK_UP_LIMIT, looked_up).await.ok()?
+    }
 }
 
 fn parse(line: &str) -> Result<Command, Refusal> {
@@ -157,12 +259,14 @@ fn parse(line: &str) -> Result<Command, Refusal> {
         );
         return Err(refusal(RefusalCode::Version, message));
     }
-    serde_json::from_value::<Request>(value)
+    let command = serde_json::from_value::<Request>(value)
         .map(|request| request.command)
-        .map_err(|error| refusal(RefusalCode::BadRequest, format!("no such command: {error}")))
+        .map_err(|error| refusal(RefusalCode::BadRequest, format!("no such command: {error}")))?;
+    command.check().map_err(|why| refusal(RefusalCode::BadRequest, why))?;
+    Ok(command)
 }
 
-async fn call(command: Command, by: String, calls: &mpsc::Sender<Call>) -> Outcome {
+async fn call(command: Command, by: Who, calls: &mpsc::Sender<Call>) -> Outcome {
     let (reply, answer) = oneshot::channel();
     let exchange = async {
         calls.send(Call { command, by, reply }).await.ok()?;
@@ -179,27 +283,6 @@ fn refuse(code: RefusalCode, message: &str) -> Outcome {
     Outcome::Error(Refusal { code, message: message.to_owned() })
 }
 
-/// Root, the agent's own user, or a member of the control group.
-fn may_write(uid: u32, gid: u32, group: Option<Gid>) -> bool {
-    if uid == 0 || uid == Uid::effective().as_raw() {
-        return true;
-    }
-    let Some(group) = group else { return false };
-    if gid == group.as_raw() {
-        return true;
-    }
-    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return false };
-    let Ok(name) = std::ffi::CString::new(user.name) else { return false };
-    getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
-}
-
-fn describe(uid: u32) -> String {
-    match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("uid {uid}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,14 +296,5 @@ mod tests {
         assert_eq!(code("{\"command\":\"status\"}\n"), RefusalCode::Version);
         assert_eq!(code("status\n"), RefusalCode::BadRequest);
         assert_eq!(code("{\"version\":1,\"command\":\"status\"}"), RefusalCode::BadRequest);
-    }
-
-    #[test]
-    fn writing_needs_root_or_the_group() {
-        let group = Some(Gid::from_raw(54_321));
-        assert!(may_write(0, 0, None));
-        assert!(may_write(65_000, 54_321, group));
-        assert!(!may_write(65_000, 65_000, group));
-        assert!(!may_write(65_000, 54_321, None));
     }
 }

@@ -4,26 +4,29 @@ use std::fmt::Write as _;
 
 use serde::Deserialize as _;
 
-use super::{AgentStatus, BuildStatus, EndpointStatus, IncidentDetail, IncidentSummary};
+use super::{AgentStatus, BuildStatus, DecisionRecord, EndpointStatus, IncidentDetail, IncidentSummary};
 use super::{ServiceStatus, StatusSnapshot};
 use crate::verdict::Evidence;
 
 mod builds;
+mod manual;
 mod windows;
 
 pub use builds::builds;
 use builds::{compared, peak};
+pub use manual::audit;
 use windows::{role, window};
 
 /// The status page.
 pub fn status(snapshot: &StatusSnapshot, width: usize) -> String {
     let mut text = String::new();
     agent(&mut text, &snapshot.agent, width);
+    manual::pause(&mut text, &snapshot.agent.decisions, width);
     if snapshot.services.is_empty() {
         text.push_str("\nNo service is configured: add a [[service]] to the configuration.\n");
     }
     for service in &snapshot.services {
-        self::service(&mut text, service, width);
+        self::service(&mut text, service, &snapshot.agent.decisions, width);
     }
     text
 }
@@ -55,7 +58,7 @@ fn agent(text: &mut String, agent: &AgentStatus, width: usize) {
     }
 }
 
-fn service(text: &mut String, service: &ServiceStatus, width: usize) {
+fn service(text: &mut String, service: &ServiceStatus, decisions: &[DecisionRecord], width: usize) {
     let coverage =
         service.coverage.map_or_else(|| "not known yet".to_owned(), |c| format!("{:.0} %", c * 100.0));
     let _ = writeln!(
@@ -69,6 +72,7 @@ fn service(text: &mut String, service: &ServiceStatus, width: usize) {
     for following in &service.following {
         wrap(text, following, "  ", "    ", width);
     }
+    manual::service(text, service, decisions, width);
     for note in &service.notes {
         wrap(text, note, "  ", "    ", width);
     }

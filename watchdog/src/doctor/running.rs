@@ -74,6 +74,8 @@ mod tests {
         let status = ServiceStatus {
             service: "web".into(),
             mode: Mode::Observe,
+            configured_mode: None,
+            observed: crate::decision::Observed::default(),
             processes: 3,
             coverage: Some(0.4),
             min_coverage: 0.8,

@@ -175,7 +175,10 @@ impl Event<'_> {
             Self::Stopping { why } => info!(why, "stopping; every kernel program is detached"),
             Self::ConfigLoaded { file } => info!(file, "configuration loaded"),
             Self::ConfigRejected { file, errors } => {
-                error!(file, %errors, "configuration rejected; the one before stays in force");
+                error!(file, "configuration rejected; the one before stays in force");
+                for error in errors.to_string().lines() {
+                    error!("{error}");
+                }
             }
             Self::Warning { what, why } => warn!(%why, "{what}"),
             Self::StageFailed { stage, error } => {

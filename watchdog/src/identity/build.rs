@@ -27,6 +27,7 @@ use super::{command, elf};
 use crate::clock;
 use crate::config::BuildSource;
 use crate::model::BuildId;
+use crate::text;
 
 /// Longest name of a build in bytes; what is longer is cut.
 pub const MAX_BUILD_BYTES: usize = 128;
@@ -208,10 +209,10 @@ impl BuildCache {
     }
 }
 
-/// First line, trimmed, without control characters, bounded; `None` when nothing is left.
+/// First line, trimmed, without what a terminal obeys, bounded; `None` when nothing is left.
 fn named(text: &[u8], origin: BuildOrigin) -> Option<(BuildId, BuildOrigin)> {
     let text = String::from_utf8_lossy(text);
-    let line: String = text.trim().lines().next()?.chars().filter(|c| !c.is_control()).collect();
+    let line: String = text.trim().lines().next()?.chars().filter(|c| text::is_plain(*c)).collect();
     let line = line.trim();
     let name = line[..line.floor_char_boundary(MAX_BUILD_BYTES)].trim_end();
     (!name.is_empty()).then(|| (BuildId::from(name), origin))

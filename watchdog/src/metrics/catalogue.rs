@@ -112,6 +112,8 @@ metrics! {
         "Incidents opened since the agent started.";
     ROLLBACKS = Counter "rollbacks_total" ["service", "outcome"] "rollbacks"
         "Rollbacks that ended since the agent started.";
+    OBSERVED = Counter "observed_incidents_total" ["service", "would"] "incidents"
+        "Incidents that mode observe only recorded, since the ledger began, by what mode enforce would have done.";
     DETECTION = Histogram "detection_seconds" ["service"] "seconds"
         "From the end of the request that decided to the verdict.";
     LOST = Counter "lost_total" ["reason"] "events"
@@ -176,6 +178,7 @@ fn notes() -> String {
          - `service`, `endpoint`: as configured; `other` holds requests that match no endpoint.\n\
          - `build`: as the build source names it. The figures of builds that are gone are kept for the last {kept} per service, then dropped, so the number of series stays bounded.\n\
          - `status_class`: `none`, `1xx` to `5xx`.\n\
+         - `would` of `observed_incidents_total`: `roll_back`, `refuse` (or ask).\n\
          - `verdict`: {verdicts}.\n\
          - `measure`: {measures}. `waiting`: direct attribution is unsure, and the estimate needs more; `neither`: both are unsure, or they contradict each other, and nothing is judged.\n\
          - `bound`: `mean`, `lower`, `upper`; of `judged_cpu_seconds` also `limit`.\n\

@@ -143,6 +143,13 @@ fn agent(snapshot: &Snapshot<'_>, families: &mut Families) {
     for ((service, outcome), count) in &counters.rollbacks {
         families.value(&catalogue::ROLLBACKS, &[service.as_str(), outcome], *count as f64);
     }
+    for (service, observed) in &snapshot.observed {
+        let counts =
+            [("roll_back", observed.would_have_rolled_back), ("refuse", observed.would_have_refused)];
+        for (would, count) in counts {
+            families.value(&catalogue::OBSERVED, &[service.as_str(), would], count as f64);
+        }
+    }
     for (service, detection) in &counters.detection {
         families.histogram(&catalogue::DETECTION, &[service.as_str()], detection_histogram(detection));
     }

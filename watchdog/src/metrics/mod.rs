@@ -16,6 +16,7 @@ use watchdog_common::types::Loss;
 pub use self::catalogue::markdown;
 pub use self::exposition::render;
 pub use self::totals::{SlotOwner, Totals};
+use crate::decision::Observed;
 use crate::kernel::Tier;
 use crate::model::{BuildId, EndpointName, ServiceName};
 
@@ -162,6 +163,8 @@ pub struct Snapshot<'a> {
     pub environment: Environment,
     pub judged: Vec<Judged>,
     pub evidence: Vec<BuildEvidence>,
+    /// What mode observe kept from happening.
+    pub observed: Vec<(ServiceName, Observed)>,
     /// Watched processes per (service, build).
     pub processes: Vec<(ServiceName, BuildId, u64)>,
     /// (program, runs, nanoseconds).

@@ -99,10 +99,13 @@ impl Store {
         self.write(|tx| set_state(tx, service, build, state, why, at))
     }
 
-    /// The good or adopted build of a service that appeared last: where a rollback goes, never a condemned one.
+    /// The good or adopted build of a service that appeared last: where a rollback goes, never one that is condemned, be it
+    /// on a single endpoint.
     pub fn last_good_build(&self, service: &ServiceName) -> Result<Option<BuildRecord>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM builds WHERE service = ?1 AND state IN ('good', 'adopted')
+                 AND build NOT IN (SELECT build FROM decisions
+                     WHERE topic = 'build' AND service = ?1 AND value = 'condemned' AND ended_unix_ms IS NULL)
              ORDER BY appeared DESC LIMIT 1"
         );
         self.connection().query_row(&sql, [service.as_str()], |row| Ok(read(row))).optional()?.transpose()

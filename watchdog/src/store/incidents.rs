@@ -394,7 +394,7 @@ fn state_of(name: String) -> Result<State> {
     State::from_name(&name).ok_or(StoreError::UnknownValue { what: "the incident state", value: name })
 }
 
-fn mode_name(mode: Mode) -> &'static str {
+pub(super) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Observe => "observe",
         Mode::Approve => "approve",
@@ -402,7 +402,7 @@ fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-fn mode_of(name: &str) -> Option<Mode> {
+pub(super) fn mode_of(name: &str) -> Option<Mode> {
     [Mode::Observe, Mode::Approve, Mode::Enforce].into_iter().find(|mode| mode_name(*mode) == name)
 }
 

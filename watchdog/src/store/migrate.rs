@@ -10,13 +10,13 @@ use super::{Result, StoreError};
 const APPLICATION_ID: i64 = 0x4c64_5764;
 
 /// Version n is reached from n - 1 by `MIGRATIONS[n - 1]`; one that was released is never changed.
-const MIGRATIONS: &[&str] =
-    &[
-        include_str!("schema_1.sql"),
-        include_str!("schema_2.sql"),
-        include_str!("schema_3.sql"),
-        include_str!("schema_4.sql"),
-    ];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
+];
 
 /// The version that this program writes.
 fn known_version() -> i64 {

@@ -4,6 +4,7 @@
 //! caller may go on to the effect. Every call blocks for that fsync; async callers go through `spawn_blocking`.
 
 mod builds;
+mod decisions;
 mod figures;
 mod incidents;
 mod migrate;
@@ -24,6 +25,7 @@ use crate::incident::{IllegalStep, IncidentId};
 use crate::model::{BuildId, ServiceName};
 
 pub use builds::BuildRecord;
+pub use decisions::{BuildChange, Change, NewDecision};
 pub use figures::{BuildWrite, StoredCell, StoredFigures, StoredPeak, Written};
 pub use incidents::HookEnd;
 

@@ -77,6 +77,20 @@ fn agent() {
         ),
         (
             "[[service]]",
+            "[agent]\ncontrol_operators = [\"ann\", \"%a b\"]\n[[service]]",
+            &[
+                r#"2:29: agent.control_operators[1]: "a b" is not the name of a user or group; write a name such as "deploy" or "adm""#,
+            ],
+        ),
+        (
+            "[[service]]",
+            "[agent]\ncontrol_operators = \"ann\"\n[[service]]",
+            &[
+                r#"2:21: agent.control_operators: expected an array of strings, found a string; write for example ["ann", "%deploy"]"#,
+            ],
+        ),
+        (
+            "[[service]]",
             "[agent]\nmin_coverage = 80\n[[service]]",
             &[
                 "2:16: agent.min_coverage: 80 is not a share; it must be over 0 and at most 1; for 80 % write 0.8",

@@ -67,6 +67,13 @@ pub fn builds(snapshot: &BuildsSnapshot, width: usize) -> String {
 
 fn note(record: &BuildRecord) -> String {
     let mut note = record.note.clone();
+    for decision in record.decisions.iter().filter(|decision| decision.endpoint.is_some()) {
+        let endpoint = decision.endpoint.as_ref().map_or("", |endpoint| endpoint.as_str());
+        let _ = write!(note, "; {} on endpoint {endpoint} by {}", decision.kind, decision.by);
+    }
+    for left in record.decisions.iter().filter(|it| it.endpoint.is_none()).filter_map(|it| it.left_seconds) {
+        let _ = write!(note, ", for another {}", duration(left));
+    }
     if let Some(with) = &record.compared_with {
         let _ = write!(note, "; compared with {}", compared(with));
     }

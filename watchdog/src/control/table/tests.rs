@@ -42,10 +42,13 @@ fn snapshot() -> StatusSnapshot {
             tier: "core".to_owned(),
             degraded: vec![],
             losses: [("tls".to_owned(), 12)].into(),
+            decisions: Vec::new(),
         },
         services: vec![ServiceStatus {
             service: "web".into(),
             mode: Mode::Enforce,
+            configured_mode: None,
+            observed: crate::decision::Observed::default(),
             processes: 3,
             following: vec!["3 processes: the build changes in place, with /srv/web/current (php-fpm loads its \
                              code at each request)"
