@@ -55,7 +55,7 @@ fn a_bad_build_beside_the_good_one_is_rolled_back_once_without_a_failed_request(
     assert!(one("load_watchdog_rollbacks_total", &[("outcome", "recovered")]), "{}", metrics.text());
 }
 
-/// As docs/hook.md promises.
+/// As docs/hooks.md promises.
 fn the_hook_was_told_everything(site: &Site, id: &str) {
     let told = variables(site);
     let expected = [

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{BAD, GOOD, block_on, detect, detect_in, last_note, rollback, runs, script, service, text};
+use support::{
+    BAD, GOOD, block_on, detect, detect_in, last_note, rollback, runs, script, service, text, with_timeout,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
 use watchdog::action::{Rollback, RollbackError, RollbackEvent, reconcile_open, settle};
@@ -114,7 +116,7 @@ fn what_does_not_succeed_is_escalated_with_its_reason() {
     for (body, timeout, through, note, attempts) in cases {
         let dir = TempDir::new().unwrap();
         let exec = if body.is_empty() { vec!["/absent/program"] } else { vec!["/bin/sh", "-c", body] };
-        let (store, incident, events) = roll_back(&dir, RollbackConfig { timeout, ..rollback(exec) });
+        let (store, incident, events) = roll_back(&dir, with_timeout(rollback(exec), timeout));
         assert_eq!(incident.state, State::Escalated, "{body}");
         let said = last_note(&store, &incident.id);
         assert!(said.contains(note), "{body}: {said}");

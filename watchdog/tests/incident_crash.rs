@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use support::{block_on, detect, last_note, rollback, runs, text};
+use support::{block_on, detect, last_note, rollback, runs, text, with_timeout};
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
 use watchdog::action::{FailPoint, Point, Rollback, RollbackEvent, reconcile_open};
@@ -178,7 +178,7 @@ fn an_adopted_hook_is_still_held_to_its_timeout() {
         panic!("not waited for");
     };
     let (events, _told) = unbounded_channel();
-    let hook = RollbackConfig { timeout: Duration::from_millis(500), ..slow_hook(dir.path(), "60") };
+    let hook = with_timeout(slow_hook(dir.path(), "60"), Duration::from_millis(500));
     let pid = process.pid;
     let incident =
         block_on(Rollback::adopt(Arc::clone(&store), hook, &found.id, 1, process, events)).unwrap();

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 
-use super::attempt::{milliseconds, spawn};
+use super::attempt::milliseconds;
 use super::command::HookRequest;
 use super::failpoint::{FailPoint, NoFailPoint, Point};
+use super::hook::{BACKOFF, begin, pause};
 use super::output::Pump;
 use super::process::{end_group, ended};
 use super::{HookOutcome, HookRun};
@@ -17,9 +18,6 @@ use crate::incident::{HookProcess, Incident, IncidentId, Moment, Step};
 use crate::model::BuildId;
 use crate::store::{HookEnd, Store, StoreError};
 
-/// Pause before the second attempt; doubled for each further one.
-const BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Between SIGTERM and SIGKILL for a hook that an earlier agent started.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -121,13 +119,13 @@ impl Rollback {
             let _ = events.send(event);
         };
         self.fail.reached(Point::IntentJournaled);
-        let last_attempt = self.hook.retries.saturating_add(1);
+        let last_attempt = self.hook.hook.retries.saturating_add(1);
         let mut attempt = 1;
         loop {
             let run = self.attempt(attempt, &tell).await?;
-            let again = run.outcome == HookOutcome::TryAgain && attempt < last_attempt;
+            let again = run.outcome.asks_again() && attempt < last_attempt;
             let step = match run.outcome {
-                HookOutcome::TryAgain if again => None,
+                _ if again => None,
                 HookOutcome::Done => Some(Step::HookDone),
                 HookOutcome::TimedOut { .. } => Some(Step::HookTimedOut),
                 _ => Some(Step::HookFailed),
@@ -142,11 +140,11 @@ impl Rollback {
             if !again {
                 return self.conclude(step, attempt, &outcome, &tell).await;
             }
-            let after = (self.backoff * 2_u32.saturating_pow(attempt - 1)).min(MAX_BACKOFF);
+            let after = pause(self.backoff, attempt);
             attempt += 1;
             tell(RollbackEvent::TryAgain { incident: id.clone(), attempt, after });
             sleep(after).await;
-            let (of, note) = (id.clone(), format!("attempt {attempt} after exit 75"));
+            let (of, note) = (id.clone(), format!("attempt {attempt}, as the hook asked for it"));
             durable(&self.store, move |store| store.journal_intent(&of, attempt, &note, &Moment::now()))
                 .await?;
             self.fail.reached(Point::IntentJournaled);
@@ -156,12 +154,12 @@ impl Rollback {
     async fn attempt(&self, attempt: u32, tell: &impl Fn(RollbackEvent)) -> Result<HookRun, RollbackError> {
         let id = self.incident.id.clone();
         let request = HookRequest::of(&self.incident, &self.good_build, attempt);
-        let running = match spawn(&self.hook, &request).await {
+        let running = match begin(&self.hook.hook, &request).await {
             Ok(running) => running,
-            Err(why) => return Ok(HookRun::not_started(why.to_string())),
+            Err(why) => return Ok(HookRun::not_started(why)),
         };
         self.fail.reached(Point::Spawned);
-        let process = running.process.clone();
+        let process = running.process().clone();
         let pid = process.pid;
         let of = id.clone();
         // The hook runs: when its start cannot be recorded (a full disk), its end is awaited all the same.
@@ -170,7 +168,7 @@ impl Rollback {
                 .await;
         self.fail.reached(Point::StartRecorded);
         tell(RollbackEvent::HookStarted { incident: id, attempt, pid });
-        let run = running.finish(self.hook.timeout).await;
+        let run = running.finish(self.hook.hook.timeout).await;
         self.fail.reached(Point::Ended);
         recorded?;
         Ok(run)
@@ -222,7 +220,7 @@ impl Rollback {
             };
             tokio::select! {
                 () = ended(&process) => true,
-                () = sleep(hook.timeout.saturating_sub(ran)) => false,
+                () = sleep(hook.hook.timeout.saturating_sub(ran)) => false,
                 () = pump => false,
             }
         };
@@ -230,7 +228,7 @@ impl Rollback {
             ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify)
         } else {
             let forced = end_group(&process, GRACE).await;
-            let after_ms = milliseconds(hook.timeout);
+            let after_ms = milliseconds(hook.hook.timeout);
             (HookOutcome::TimedOut { after_ms, forced }.to_string(), Step::HookTimedOut)
         };
         let end = HookEnd {
