@@ -5,6 +5,7 @@ pub mod agent;
 pub mod bench;
 pub mod burn;
 pub mod cases;
+pub mod endpoint;
 pub mod harness;
 pub mod load;
 pub mod measure;
