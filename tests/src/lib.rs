@@ -13,4 +13,5 @@ pub mod servers;
 pub mod shop;
 pub mod skip;
 pub mod soak;
+pub mod stand_in;
 pub mod window;
