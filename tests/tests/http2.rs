@@ -197,7 +197,13 @@ fn a_connection_that_is_older_than_the_agent_is_counted_and_said_to_be_unreadabl
     (0..REQUESTS).for_each(|_| new.get(REFERRED));
     let seen = window.close(&mut kernel).unwrap();
     assert_eq!(counts(&seen.streams), [(Some(1), 2 * (REQUESTS + 1))].into());
-    assert_eq!(losses_told(&seen.losses), "none");
+    // A thread of node that was asleep when it was first watched may begin a slice unseen; no request has to do with it.
+    let lost: u64 = Loss::ALL
+        .iter()
+        .filter(|loss| **loss != Loss::SliceUnknown)
+        .map(|loss| seen.losses[*loss as usize])
+        .sum();
+    assert_eq!(lost, 0, "{}", losses_told(&seen.losses));
     assert_eq!(blind_of(&mut kernel).http2_bytes, blind.http2_bytes);
     watched.release(&mut kernel).unwrap();
 }

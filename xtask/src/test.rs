@@ -18,6 +18,9 @@ use crate::cargo;
 use crate::process::Progress;
 use crate::setup::{self, Component};
 
+/// Tests that are named for the time that they took.
+const SHOWN_LONG: usize = 40;
+
 /// Runs every check: format, lints, unit tests, kernel tests, the unit file, and the kernels in QEMU.
 ///
 /// Kernel tests need root. A test that cannot run here says why and counts as skipped; with CI=true a skip is a
@@ -101,6 +104,13 @@ fn summary(rows: &[(&str, Counts, Duration)], total: Duration) -> ExitCode {
         sum.add(counts);
     }
     println!("{:47}{:>10.1}", "total", total.as_secs_f64());
+    if !sum.long.is_empty() {
+        sum.long.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        println!("what took longest:");
+        for (time, test) in sum.long.iter().take(SHOWN_LONG) {
+            println!("{:>8.1} s  {test}", time.as_secs_f64());
+        }
+    }
     let strict = env::var_os("CI").is_some_and(|value| value == "true");
     if strict && sum.skipped > 0 {
         println!("with CI=true, what is skipped counts as failed:");

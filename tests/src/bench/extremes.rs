@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
+use watchdog::kernel::Uprobes;
 
 use super::empty::Empty;
 use super::watcher::{Draining, Programs, programs};
@@ -67,7 +68,7 @@ fn server(site: &Site) -> anyhow::Result<Reloading> {
 }
 
 fn measured(target: &Target, pid: u32, plan: &Plan) -> anyhow::Result<(Run, Programs)> {
-    let guard = Draining::start(&[pid], &plan.steps, false)?;
+    let guard = Draining::start(Uprobes::NONE, &[pid], &plan.steps, false)?;
     let (run, _) = load(target, &[pid], plan, Some(RATE))?;
     let counted = guard.end()?.counted;
     ensure!(counted > 0, "the kernel programs counted no request");
@@ -90,7 +91,7 @@ pub fn idle_connections(plan: &Plan, many: usize, tell: &dyn Fn(&str)) -> anyhow
     tell(&format!("none: programs {:.0} ns per request", none.1.net_ns_per_request));
     // The programs that will be measured must know them, but those are loaded anew each time; an idle connection costs
     // memory where it was seen, and else nothing. So they are opened while a set of programs watches.
-    let guard = Draining::start(&[server.id()], &plan.steps, false)?;
+    let guard = Draining::start(Uprobes::NONE, &[server.id()], &plan.steps, false)?;
     let held = (0..many).map(|_| idle(address)).collect::<anyhow::Result<Vec<_>>>()?;
     let (run, _) = load(&server.target(), &[server.id()], plan, Some(RATE))?;
     let counted = guard.end()?.counted;
@@ -158,7 +159,7 @@ pub fn switches(plan: &Plan, tell: &dyn Fn(&str)) -> anyhow::Result<Switches> {
     let mut all = Switches { pairs: Vec::new(), switches: 0 };
     for _ in 0..plan.pairs {
         let empty = Empty::attach("sched_switch")?;
-        let draining = Draining::start(&[], &plan.steps, true)?;
+        let draining = Draining::start(Uprobes::NONE, &[], &plan.steps, true)?;
         let (runs_before, ns_before) = empty.figures()?;
         let output = Command::new(executable("pingpong")?)
             .args(["--ms", &plan.run.as_millis().to_string()])

@@ -143,7 +143,7 @@ pub(crate) fn watched(
     plan: &Plan,
     rate: Option<f64>,
 ) -> anyhow::Result<Run> {
-    let guard = watcher.start(roots, &plan.steps)?;
+    let guard = watcher.start(target, roots, &plan.steps)?;
     let (run, _) = load(target, roots, plan, rate)?;
     let counted = guard.end()?.counted;
     ensure!(
@@ -217,7 +217,9 @@ pub(crate) fn sets(
     tell: &dyn Fn(&str),
 ) -> anyhow::Result<Vec<Set>> {
     let mut watchers = vec![Watcher::Nobody, Watcher::Agent];
-    if plan.bpftrace {
+    // The script reads sockets, where TLS shows nothing, and takes a handful of processes.
+    let processes = roots.iter().map(|root| Ok(family(*root)?.len())).sum::<anyhow::Result<usize>>()?;
+    if plan.bpftrace && !matches!(target, Target::Tls(_)) && processes <= watcher::SCRIPT_PIDS {
         watchers.push(Watcher::Bpftrace);
     }
     let mut sets = Vec::new();

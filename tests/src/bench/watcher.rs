@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use watchdog::clock::mono_ns;
-use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions};
+use watchdog::kernel::{EndpointPattern, Kernel, KernelOptions, Uprobes};
 
 use super::empty::Empty;
 use super::{Plan, load};
@@ -23,7 +23,7 @@ use crate::window::Watched;
 const TICK: Duration = Duration::from_millis(100);
 const SCRIPT: &str = "bench/bpftrace/request-cpu.bt";
 /// The script takes so many processes.
-const SCRIPT_PIDS: usize = 8;
+pub(super) const SCRIPT_PIDS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watcher {
@@ -76,10 +76,10 @@ impl Watcher {
     }
 
     /// Starts it on processes and their children, and returns when it watches.
-    pub fn start(self, roots: &[u32], steps: &[Step]) -> anyhow::Result<Guard> {
+    pub fn start(self, target: &Target, roots: &[u32], steps: &[Step]) -> anyhow::Result<Guard> {
         Ok(match self {
             Self::Nobody => Guard::Nobody,
-            Self::Agent => Guard::Agent(Draining::start(roots, steps, false)?),
+            Self::Agent => Guard::Agent(Draining::start(uprobes(target), roots, steps, false)?),
             Self::Bpftrace => Guard::Bpftrace(Script::start(roots)?),
         })
     }
@@ -95,6 +95,11 @@ impl Guard {
     }
 }
 
+/// The user probes without which a server cannot be watched.
+fn uprobes(target: &Target) -> Uprobes {
+    Uprobes { tls: matches!(target, Target::Tls(_)), ..Uprobes::NONE }
+}
+
 /// The kernel programs with a thread that drains them as the agent does.
 #[derive(Debug)]
 pub struct Draining {
@@ -103,7 +108,7 @@ pub struct Draining {
 }
 
 impl Draining {
-    pub fn start(roots: &[u32], steps: &[Step], probe_stats: bool) -> anyhow::Result<Self> {
+    pub fn start(uprobes: Uprobes, roots: &[u32], steps: &[Step], probe_stats: bool) -> anyhow::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let (ready, is_ready) = mpsc::channel();
         let roots = roots.to_vec();
@@ -116,7 +121,8 @@ impl Draining {
             }
         }
         let thread = std::thread::Builder::new().name("agent".to_owned()).spawn(move || {
-            let mut kernel = Kernel::load(&KernelOptions { probe_stats, ..KernelOptions::default() })?;
+            let mut kernel =
+                Kernel::load(&KernelOptions { probe_stats, uprobes, ..KernelOptions::default() })?;
             let watched = Watched::open(&mut kernel, 0, &patterns, &roots)?;
             kernel.tick(mono_ns())?;
             let before = kernel.probe_stats();
@@ -217,7 +223,7 @@ impl Drop for Script {
 /// One run at a rate with the kernel's statistics on.
 pub fn programs(target: &Target, roots: &[u32], plan: &Plan, rate: f64) -> anyhow::Result<Programs> {
     let empty = Empty::attach("sched_switch")?;
-    let draining = Draining::start(roots, &plan.steps, true)?;
+    let draining = Draining::start(uprobes(target), roots, &plan.steps, true)?;
     let (runs_before, ns_before) = empty.figures()?;
     let (run, _) = load(target, roots, plan, Some(rate))?;
     let (runs, ns) = empty.figures()?;

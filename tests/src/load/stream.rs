@@ -37,7 +37,14 @@ impl Stream {
             }
             Target::Http2 { .. } => Err(io::Error::other("HTTP/2 has connections of its own")),
             Target::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
+                // Where a link leads is asked afterwards; it may have been switched meanwhile.
+                let stream = UnixStream::connect(path).map_err(|error| {
+                    let leads = std::fs::read_link(path).unwrap_or_default();
+                    io::Error::new(
+                        error.kind(),
+                        format!("{error}; {} -> {}", path.display(), leads.display()),
+                    )
+                })?;
                 stream.set_read_timeout(Some(timeout))?;
                 stream.set_write_timeout(Some(timeout))?;
                 Ok(Self::Unix(stream))

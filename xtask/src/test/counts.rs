@@ -1,6 +1,7 @@
 //! What a stage found, and how it is read from the output of test programs.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The end of a test that could not run here: `SKIPPED: why`, on a line of its own.
 const SKIPPED: &str = "SKIPPED: ";
@@ -9,6 +10,8 @@ const SKIPPED: &str = "SKIPPED: ";
 const MEASUREMENT: &str = "ignored, a measurement";
 /// The same of one marked `#[ignore = "slow: ..."]`: it is for `--slow`, and told as such.
 const SLOW: &str = "ignored, slow";
+/// Tests that take less are not worth a line of their own.
+const LONG: Duration = Duration::from_secs(10);
 /// Lines of a stage's failures that are shown.
 const SHOWN_LINES: usize = 200;
 
@@ -20,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) skip_reasons: Vec<String>,
     /// Tests that only `--slow` runs.
     pub(crate) left: u64,
+    /// Tests that took long, and how long. Where tests run side by side it is the time since the end of another one.
+    pub(crate) long: Vec<(Duration, String)>,
     /// What to show of failures.
     pub(crate) failures: Vec<String>,
 }
@@ -42,6 +47,7 @@ impl Counts {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.left += other.left;
+        self.long.extend_from_slice(&other.long);
         self.skip_reasons.extend_from_slice(&other.skip_reasons);
         self.failures.extend_from_slice(&other.failures);
     }
@@ -96,6 +102,14 @@ impl Reader {
         }
         if self.in_failures && self.counts.failures.len() < SHOWN_LINES {
             self.counts.failures.push(format!("  {line}"));
+        }
+    }
+
+    /// What the harness's line of a test's end is about, and when the test before it ended.
+    pub(crate) fn took(&mut self, program: &str, line: &str, time: Duration) {
+        if time >= LONG {
+            let test = line.trim_start_matches("test ").split(" ... ").next().unwrap_or(line);
+            self.counts.long.push((time, format!("{program}: {test}")));
         }
     }
 

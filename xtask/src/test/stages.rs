@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -273,10 +273,13 @@ fn one(command: &mut Command, progress: &Progress, timeout: Duration) -> Result<
 /// Runs tests and counts them; `name` says where a failure is.
 fn read(command: &mut Command, progress: &Progress, timeout: Duration, name: &str) -> Result<Counts> {
     let mut reader = Reader::default();
+    let mut since = Instant::now();
     let ended = process::stream(command, LOG, Some(timeout), |line| {
         reader.line(line);
         if line.starts_with("test ") && !line.starts_with("test result") {
-            show(progress, &format!("{name}: {line}"));
+            let took = std::mem::replace(&mut since, Instant::now()).elapsed();
+            reader.took(name, line, took);
+            show(progress, &format!("{name}: {line} ({:.1} s)", took.as_secs_f64()));
         }
     })?;
     let how = format!("{name} {}:", ended.how());
