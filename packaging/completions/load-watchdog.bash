@@ -869,12 +869,16 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__hook__subcmd__test)
-            opts="-h --config --help"
+            opts="-h --hook --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --hook)
+                    COMPREPLY=($(compgen -W "pre rollback post escalate" -- "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -108,11 +108,15 @@ complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; a
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show one incident: what was seen, what was decided, what was run, how it ended'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and not __fish_seen_subcommand_from test help" -s h -l help -d 'Print help'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and not __fish_seen_subcommand_from test help" -f -a "test" -d 'Run a service\'s rollback hook with a payload that is marked as a test.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and not __fish_seen_subcommand_from test help" -f -a "test" -d 'Run one of a service\'s hooks with a payload that is marked as a test.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and not __fish_seen_subcommand_from test help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from test" -l hook -d 'Which of its hooks' -r -f -a "pre\t''
+rollback\t''
+post\t''
+escalate\t''"
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from test" -l config -d 'The configuration file' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from test" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from help" -f -a "test" -d 'Run a service\'s rollback hook with a payload that is marked as a test.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from help" -f -a "test" -d 'Run one of a service\'s hooks with a payload that is marked as a test.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand hook; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand approve" -l control -d 'The agent\'s control socket' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand approve" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
@@ -170,4 +174,4 @@ complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from builds" -f -a "condemn" -d 'Take a build for bad, whatever it costs.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from builds" -f -a "forget" -d 'Withdraw what was decided of a build, be it by a person or by an incident.'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from incidents" -f -a "show" -d 'Show one incident: what was seen, what was decided, what was run, how it ended'
-complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from hook" -f -a "test" -d 'Run a service\'s rollback hook with a payload that is marked as a test.'
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand help; and __fish_seen_subcommand_from hook" -f -a "test" -d 'Run one of a service\'s hooks with a payload that is marked as a test.'

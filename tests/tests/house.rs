@@ -50,6 +50,12 @@ const RESERVED: &[Reserved] = &[
         // A build that is named by a command of the configuration.
         except: &["identity/command.rs"],
     },
+    Reserved {
+        words: &["hyper", "rustls", "tokio_rustls", "hmac"],
+        module: "action",
+        why: "what leaves the host, to whom and under which key, is decided in one place",
+        except: &[],
+    },
 ];
 
 /// Modules that are functions of their arguments: a recorded run must give the same verdicts bit for bit.

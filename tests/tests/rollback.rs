@@ -85,7 +85,7 @@ fn what_was_found_is_told_in_figures(agent: &Agent, incident: &IncidentSummary) 
     );
 }
 
-/// As docs/hook.md promises.
+/// As docs/hooks.md promises.
 fn the_hook_was_told_everything(site: &Site, id: &str) {
     let told = variables(site);
     let expected = [

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use watchdog::config::{
-    AgentConfig, AgentOverrides, Budget, BuildSource, Config, ControlOperator, Listen, Mode, OnViolation,
-    Protocol, RollbackConfig, defaults, wildcard_mask,
+    AgentConfig, AgentOverrides, Budget, BuildSource, Config, ControlOperator, ExecConfig, HookCall,
+    HookConfig, Listen, Mode, OnViolation, Protocol, RollbackConfig, defaults, wildcard_mask,
 };
 use watchdog::model::Uprobes;
 
@@ -116,10 +116,17 @@ fn the_documented_example() {
     assert_eq!(
         service.rollback,
         Some(RollbackConfig {
-            exec: vec!["/usr/local/bin/rollback-web".into(), "{good_build}".into()],
-            user: Some("deploy".into()),
-            timeout: defaults::ROLLBACK_TIMEOUT,
-            retries: defaults::ROLLBACK_RETRIES,
+            hook: HookConfig {
+                call: HookCall::Exec(ExecConfig {
+                    user: Some("deploy".into()),
+                    ..ExecConfig::new(["/usr/local/bin/rollback-web", "{good_build}"])
+                }),
+                timeout: defaults::ROLLBACK_TIMEOUT,
+                retries: defaults::HOOK_RETRIES,
+            },
+            pre: None,
+            post: None,
+            escalate: None,
             cooldown: defaults::ROLLBACK_COOLDOWN,
             max_per_day: defaults::ROLLBACK_MAX_PER_DAY,
             verify_within: defaults::VERIFY_WITHIN,
@@ -148,7 +155,7 @@ fn a_release_window_is_read_and_what_it_cannot_do_yet_is_told() {
 #[test]
 fn the_packaged_default_watches_and_does_not_act() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config.toml");
-    let config = Config::load(&path).unwrap();
+    let config = Config::parse(&std::fs::read_to_string(&path).unwrap(), "config.toml").unwrap();
     assert_eq!(config.agent, AgentConfig::default());
     assert!(
         config.services.iter().all(|service| service.mode == Mode::Observe && service.rollback.is_none())
@@ -329,16 +336,100 @@ fn files_that_are_no_configuration() {
 }
 
 #[test]
-fn a_file_that_others_may_write_gets_a_warning() {
+fn hooks_of_both_kinds_with_all_their_keys() {
+    let text = format!(
+        r#"{MINIMAL}
+[service.rollback]
+exec = ["/usr/local/bin/rollback-web"]
+user = "deploy"
+groups = ["www-data", "docker"]
+cwd = "/srv/web"
+environment = ["KUBECONFIG=/etc/kube/config", "HTTPS_PROXY", "EMPTY="]
+umask = "027"
+[service.rollback.pre]
+exec = ["/usr/local/bin/lock-deploys"]
+timeout = "5s"
+retries = 0
+[service.rollback.post]
+webhook = {{ url = "https://deploy.example:8443/done?x=1", secret_file = "/etc/lw/key", ca_file = "/etc/lw/ca.pem" }}
+[service.rollback.escalate]
+webhook = {{ url = "https://pager.example/", secret_file = "/etc/lw/key" }}
+"#
+    );
+    let config = Config::parse(&text, "c.toml").unwrap();
+    let rollback = config.services[0].rollback.as_ref().unwrap();
+    let HookCall::Exec(exec) = &rollback.hook.call else { panic!("{rollback:?}") };
+    assert_eq!(exec.groups.as_deref(), Some(&["www-data".to_owned(), "docker".to_owned()][..]));
+    assert_eq!((exec.cwd.to_str(), exec.umask), (Some("/srv/web"), 0o27));
+    let own = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
+    assert_eq!(
+        exec.environment,
+        [own("KUBECONFIG", Some("/etc/kube/config")), own("HTTPS_PROXY", None), own("EMPTY", Some("")),]
+    );
+    let pre = rollback.pre.as_ref().unwrap();
+    assert_eq!((pre.timeout, pre.retries), (Duration::from_secs(5), 0));
+    let post = rollback.post.as_ref().unwrap();
+    assert_eq!((post.timeout, post.retries), (defaults::HOOK_TIMEOUT, defaults::HOOK_RETRIES));
+    let HookCall::Webhook(webhook) = &post.call else { panic!("{post:?}") };
+    assert_eq!(webhook.url.uri().path_and_query().unwrap(), "/done?x=1");
+    assert_eq!(webhook.ca_file.as_deref(), Some(Path::new("/etc/lw/ca.pem")));
+    let keys: Vec<_> = rollback.hooks().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["rollback", "rollback.pre", "rollback.post", "rollback.escalate"]);
+}
+
+fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its owner may");
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused_and_so_is_its_directory() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     std::fs::write(&path, MINIMAL).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
-    let warnings = Config::load(&path).unwrap().warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("chmod go-w"), "{warnings:?}");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    set_mode(&path, 0o664);
+    let said = Config::load(&path).unwrap_err().to_string();
+    assert!(said.contains("chmod go-w") && said.contains("config.toml may be written by others"), "{said}");
+    set_mode(&path, 0o644);
     assert!(Config::load(&path).unwrap().warnings.is_empty());
+    set_mode(directory.path(), 0o777);
+    let said = Config::load(&path).unwrap_err().to_string();
+    assert!(said.contains("chmod go-w") && !said.contains("config.toml may be"), "{said}");
+}
+
+#[test]
+fn a_hook_or_a_key_that_is_open_to_others_is_refused_and_a_missing_one_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    for name in ["hook", "key", "config.toml"] {
+        std::fs::write(file(name), "0123456789abcdef").unwrap();
+        set_mode(&file(name), 0o600);
+    }
+    let (hook, key) = (file("hook"), file("key"));
+    let text = format!(
+        "{MINIMAL}[service.rollback]\nexec = [\"{}\"]\n\
+         post = {{ webhook = {{ url = \"https://x.example\", secret_file = \"{}\" }} }}\n",
+        hook.display(),
+        key.display()
+    );
+    std::fs::write(file("config.toml"), text).unwrap();
+    let load = || Config::load(&file("config.toml"));
+    let unseen = |warning: &&String| warning.contains("cannot run as it is");
+    assert_eq!(load().unwrap().warnings.iter().find(unseen), None);
+
+    set_mode(&hook, 0o722);
+    set_mode(&key, 0o640);
+    let said = load().unwrap_err();
+    let keys: Vec<_> = said.iter().map(|error| error.key.as_str()).collect();
+    assert_eq!(keys, ["service[web].rollback.exec", "service[web].rollback.post.webhook.secret_file"]);
+    assert!(said.to_string().contains("hook may be written by others"), "{said}");
+    assert!(said.to_string().contains("others than its owner may read it"), "{said}");
+
+    std::fs::remove_file(&hook).unwrap();
+    set_mode(&key, 0o400);
+    let warnings = load().unwrap().warnings;
+    let warned: Vec<_> = warnings.iter().filter(unseen).collect();
+    assert!(warned.len() == 1 && warned[0].contains("No such file"), "{warnings:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::{
     BAD, GOOD, block_on, detect, detect_in, last_note, live, new_incident, rollback, runs, script, service,
-    text,
+    text, with_timeout,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
@@ -135,7 +135,7 @@ fn what_does_not_succeed_is_escalated_with_its_reason() {
     for (body, timeout, through, note, attempts) in cases {
         let dir = TempDir::new().unwrap();
         let exec = if body.is_empty() { vec!["/absent/program"] } else { vec!["/bin/sh", "-c", body] };
-        let (store, incident, events) = roll_back(&dir, &RollbackConfig { timeout, ..rollback(exec) });
+        let (store, incident, events) = roll_back(&dir, &with_timeout(rollback(exec), timeout));
         assert_eq!(incident.state, State::Escalated, "{body}");
         let said = last_note(&store, &incident.id);
         assert!(said.contains(note), "{body}: {said}");
@@ -301,7 +301,7 @@ fn a_dry_run_goes_all_the_way_and_changes_nothing() {
     assert_eq!((armed.state, armed.dry_run, decision), (State::Armed, true, Decision::Rehearse));
     let (ended, events) = run(&driver, &hook, &id);
     assert_eq!(ended.state, State::Observed);
-    assert!(matches!(events.last(), Some(RollbackEvent::Rehearsed { note, .. }) if note.contains("exit 0")));
+    assert!(matches!(events.last(), Some(RollbackEvent::Rehearsed { note, .. }) if note.contains("outcome: done")));
     assert_eq!(fs::read_to_string(log).unwrap(), "1 test-bad-build test-good-build\n");
     let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
     assert_eq!(bad.state, BuildState::Probation);

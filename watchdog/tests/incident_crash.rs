@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use support::{BAD, GOOD, block_on, last_note, live, new_incident, rollback, runs, service, text};
+use support::{
+    BAD, GOOD, block_on, last_note, live, new_incident, rollback, runs, service, text, with_timeout,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
 use watchdog::action::{DieAt, Driver, Point, RollbackEvent};
@@ -118,7 +120,7 @@ fn next_agent(store: &Arc<Store>, hook: &RollbackConfig) -> Option<Incident> {
         Reconciliation::Wait { attempt, process } => {
             let (events, _told) = unbounded_channel();
             let id = incident.id;
-            let ended = block_on(driver.adopt(hook.timeout, &id, attempt, process, &events)).unwrap();
+            let ended = block_on(driver.adopt(hook.hook.timeout, &id, attempt, process, &events)).unwrap();
             conclude(&driver, ended)
         }
         Reconciliation::Verify => conclude(&driver, incident),
@@ -301,7 +303,7 @@ fn killed_in_the_middle_of_the_hook_waits_for_it_and_verifies() {
     assert!(!has_ended(&dir), "the hook was to be still running");
     let (events, mut told) = unbounded_channel();
     let hook = Hook::Slow.config(dir.path());
-    let incident = block_on(driver.adopt(hook.timeout, &found.id, 1, process, &events)).unwrap();
+    let incident = block_on(driver.adopt(hook.hook.timeout, &found.id, 1, process, &events)).unwrap();
     assert_eq!(incident.state, State::Verifying);
     assert!(has_ended(&dir), "the hook died with the agent, or stopped at a full pipe");
     assert!(matches!(told.try_recv(), Ok(RollbackEvent::Verifying { .. })));
@@ -321,9 +323,9 @@ fn an_adopted_hook_is_still_held_to_its_timeout() {
         panic!("not waited for");
     };
     let (events, _told) = unbounded_channel();
-    let hook = RollbackConfig { timeout: Duration::from_millis(500), ..Hook::Endless.config(dir.path()) };
+    let hook = with_timeout(Hook::Endless.config(dir.path()), Duration::from_millis(500));
     let pid = process.pid;
-    let incident = block_on(driver.adopt(hook.timeout, &found.id, 1, process, &events)).unwrap();
+    let incident = block_on(driver.adopt(hook.hook.timeout, &found.id, 1, process, &events)).unwrap();
     assert_eq!(incident.state, State::Escalated);
     assert!(last_note(&store, &found.id).contains("timed out"));
     wait_until("the group is gone", || {

@@ -112,6 +112,27 @@ const STEPS: &[Step] = &[
         get: Get::With(install::install_promtool),
     },
     Step {
+        component: Component::Tests,
+        name: "jq",
+        why: "the ready-made hooks read JSON with it",
+        find: || find_any(&["jq"]),
+        get: Get::Packages(&["jq"]),
+    },
+    Step {
+        component: Component::Tests,
+        name: "curl",
+        why: "the ready-made hooks speak to GitHub and Slack with it",
+        find: || find_any(&["curl"]),
+        get: Get::Packages(&["curl"]),
+    },
+    Step {
+        component: Component::Tests,
+        name: "systemd-escape",
+        why: "a ready-made hook names units with it, and its unit is verified",
+        find: || find_any(&["systemd-escape"]),
+        get: Get::Packages(&["systemd"]),
+    },
+    Step {
         component: Component::Lint,
         name: "rustfmt and clippy",
         why: "style is checked, not discussed",

@@ -10,14 +10,15 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 
 use super::target::Target;
+use crate::config::ExecConfig;
 use crate::incident::{Incident, IncidentId};
 use crate::model::{BuildId, EndpointName, ServiceName};
 
 /// Version of the payload's schema: counted up when a field changes its meaning or goes; new fields may appear.
 pub const PAYLOAD_VERSION: u32 = 1;
 
-/// Longest `LOAD_WATCHDOG_REASON` in bytes; the payload has the whole text. The kernel limits one string to 128 KiB.
-const MAX_REASON: usize = 4096;
+/// Longest text for people in a variable, in bytes; the payload has it whole. The kernel limits one string to 128 KiB.
+const MAX_TEXT: usize = 4096;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -25,47 +26,120 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) const TEST_BAD_BUILD: &str = "test-bad-build";
 pub(super) const TEST_GOOD_BUILD: &str = "test-good-build";
 
-/// Everything that one run of the hook is told. Its JSON with `version` is the payload.
+/// Which of a service's hooks is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookKind {
+    /// Before the rollback; unless it succeeds, nothing is rolled back.
+    Pre,
+    Rollback,
+    /// After the end of the incident.
+    Post,
+    /// A person is needed.
+    Escalate,
+}
+
+impl HookKind {
+    pub const ALL: [Self; 4] = [Self::Pre, Self::Rollback, Self::Post, Self::Escalate];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pre => "pre",
+            Self::Rollback => "rollback",
+            Self::Post => "post",
+            Self::Escalate => "escalate",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// How an incident ended or stands, for the hooks that tell others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Told {
+    /// The incident's state, such as `recovered` or `escalated`.
+    pub outcome: String,
+    /// One sentence for people.
+    pub note: String,
+    /// How often the same was told before.
+    pub repeat: u32,
+}
+
+/// Everything that one run of a hook is told. Its JSON with `version` is the payload.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HookRequest {
+    pub hook: HookKind,
     pub incident: IncidentId,
     pub service: ServiceName,
     pub endpoint: EndpointName,
     pub bad_build: BuildId,
-    pub good_build: BuildId,
+    /// `None` only for a hook that tells others of an incident without one.
+    pub good_build: Option<BuildId>,
     pub reason: String,
     /// From 1.
     pub attempt: u32,
     pub test: bool,
     pub detected_unix_ms: i64,
+    /// Of [`HookKind::Post`] and [`HookKind::Escalate`].
+    #[serde(flatten)]
+    pub told: Option<Told>,
     /// The verdict's figures.
     pub evidence: serde_json::Value,
 }
 
 impl HookRequest {
-    /// A dry run has the mark of a test, and the names of builds that no hook finds.
+    /// The rollback to a good build.
     pub(super) fn of(incident: &Incident, good_build: &BuildId, attempt: u32) -> Self {
+        let rollback = Self::about(incident, HookKind::Rollback, None);
+        let good_build = if rollback.test { TEST_GOOD_BUILD.into() } else { good_build.clone() };
+        Self { good_build: Some(good_build), attempt, ..rollback }
+    }
+
+    /// The first attempt of one of the hooks beside it.
+    ///
+    /// A dry run has the mark of a test; the hooks that change something get the names of builds that they do not find.
+    pub fn about(incident: &Incident, hook: HookKind, told: Option<Told>) -> Self {
         let test = incident.dry_run;
-        let build = |own: &BuildId, of_test: &str| if test { of_test.into() } else { own.clone() };
+        let is_kept_from = test && matches!(hook, HookKind::Pre | HookKind::Rollback);
+        let (bad_build, good_build) = if is_kept_from {
+            (TEST_BAD_BUILD.into(), Some(TEST_GOOD_BUILD.into()))
+        } else {
+            (incident.bad_build.clone(), incident.good_build.clone())
+        };
         Self {
+            hook,
             incident: incident.id.clone(),
             service: incident.service.clone(),
             endpoint: incident.endpoint.clone(),
-            bad_build: build(&incident.bad_build, TEST_BAD_BUILD),
-            good_build: build(good_build, TEST_GOOD_BUILD),
+            bad_build,
+            good_build,
             reason: incident.reason.clone(),
-            attempt,
+            attempt: 1,
             test,
             detected_unix_ms: incident.detected.unix_ms,
+            told,
             evidence: incident.evidence.clone(),
         }
+    }
+
+    /// The same in every attempt, and no other run's: letters, digits, `-` and `_`.
+    pub fn idempotency_key(&self) -> String {
+        let repeat = self.told.as_ref().map_or(0, |told| told.repeat);
+        let suffix = if repeat == 0 { String::new() } else { format!("-{repeat}") };
+        format!("{}-{}{suffix}", self.incident, self.hook.name())
+    }
+
+    fn good(&self) -> &str {
+        self.good_build.as_ref().map_or("", BuildId::as_str)
     }
 
     /// Replaces the placeholders of one argument in a single pass: a value that looks like a placeholder stays as it
     /// is, and so do unknown names in braces.
     pub(super) fn expand(&self, template: &str) -> String {
         let values: [(&str, &str); 5] = [
-            ("{good_build}", self.good_build.as_str()),
+            ("{good_build}", self.good()),
             ("{bad_build}", self.bad_build.as_str()),
             ("{service}", self.service.as_str()),
             ("{endpoint}", self.endpoint.as_str()),
@@ -85,26 +159,53 @@ impl HookRequest {
         without_nul(&expanded).into_owned()
     }
 
-    /// The whole environment of the hook; nothing else of the agent's is passed on.
-    pub(super) fn environment(&self, target: &Target) -> Vec<(&'static str, OsString)> {
+    /// The whole environment of the hook: of the agent's own, what the configuration names and nothing else.
+    pub(super) fn environment(&self, target: &Target, exec: &ExecConfig) -> Vec<(OsString, OsString)> {
         let inherited = |name, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
         let text = |value: &str| OsString::from(without_nul(value).into_owned());
-        let reason = &self.reason[..self.reason.floor_char_boundary(MAX_REASON)];
-        vec![
+        let cut = |value: &str| text(&value[..value.floor_char_boundary(MAX_TEXT)]);
+        let (outcome, note) =
+            self.told.as_ref().map_or(("", ""), |told| (told.outcome.as_str(), told.note.as_str()));
+        let given = exec.environment.iter().filter_map(|(name, value)| {
+            let value = value.as_ref().map(OsString::from).or_else(|| std::env::var_os(name));
+            Some((OsString::from(name), value?))
+        });
+        let documented = [
+            ("LOAD_WATCHDOG_HOOK", text(self.hook.name())),
+            ("LOAD_WATCHDOG_INCIDENT", text(self.incident.as_str())),
+            ("LOAD_WATCHDOG_SERVICE", text(self.service.as_str())),
+            ("LOAD_WATCHDOG_ENDPOINT", text(self.endpoint.as_str())),
+            ("LOAD_WATCHDOG_BAD_BUILD", text(self.bad_build.as_str())),
+            ("LOAD_WATCHDOG_GOOD_BUILD", text(self.good())),
+            ("LOAD_WATCHDOG_REASON", cut(&self.reason)),
+            ("LOAD_WATCHDOG_ATTEMPT", self.attempt.to_string().into()),
+            ("LOAD_WATCHDOG_TEST", if self.test { "1" } else { "0" }.into()),
+            ("LOAD_WATCHDOG_OUTCOME", text(outcome)),
+            ("LOAD_WATCHDOG_NOTE", cut(note)),
+        ];
+        let ours = [
             ("PATH", inherited("PATH", DEFAULT_PATH)),
             ("LANG", inherited("LANG", "C.UTF-8")),
             ("HOME", target.home.clone().into_os_string()),
             ("USER", text(&target.name)),
             ("LOGNAME", text(&target.name)),
-            ("LOAD_WATCHDOG_INCIDENT", text(self.incident.as_str())),
-            ("LOAD_WATCHDOG_SERVICE", text(self.service.as_str())),
-            ("LOAD_WATCHDOG_ENDPOINT", text(self.endpoint.as_str())),
-            ("LOAD_WATCHDOG_BAD_BUILD", text(self.bad_build.as_str())),
-            ("LOAD_WATCHDOG_GOOD_BUILD", text(self.good_build.as_str())),
-            ("LOAD_WATCHDOG_REASON", text(reason)),
-            ("LOAD_WATCHDOG_ATTEMPT", self.attempt.to_string().into()),
-            ("LOAD_WATCHDOG_TEST", if self.test { "1" } else { "0" }.into()),
-        ]
+        ];
+        let named = |(name, value): (&str, OsString)| (OsString::from(name), value);
+        // A later one of the same name wins.
+        ours.into_iter().map(named).chain(given).chain(documented.into_iter().map(named)).collect()
+    }
+
+    /// The payload: one JSON object and a newline.
+    pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
+        #[derive(Serialize)]
+        struct Versioned<'a> {
+            version: u32,
+            #[serde(flatten)]
+            request: &'a HookRequest,
+        }
+        let mut json = serde_json::to_vec(&Versioned { version: PAYLOAD_VERSION, request: self })?;
+        json.push(b'\n');
+        Ok(json)
     }
 
     /// The payload as a sealed file in memory.
@@ -112,16 +213,9 @@ impl HookRequest {
     /// Unlike a pipe it needs nobody to write it: a hook that never reads it, or closes it early, cannot block or
     /// break anything, and a hook that outlives the agent still reads all of it.
     pub(super) fn payload(&self) -> std::io::Result<OwnedFd> {
-        #[derive(Serialize)]
-        struct Versioned<'a> {
-            version: u32,
-            #[serde(flatten)]
-            request: &'a HookRequest,
-        }
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let mut file = std::fs::File::from(memfd_create(c"load-watchdog-payload", flags)?);
-        serde_json::to_writer(&mut file, &Versioned { version: PAYLOAD_VERSION, request: self })?;
-        file.write_all(b"\n")?;
+        file.write_all(&self.json()?)?;
         file.rewind()?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
         Ok(file.into())
@@ -139,15 +233,17 @@ mod tests {
 
     fn request() -> HookRequest {
         HookRequest {
+            hook: HookKind::Rollback,
             incident: "20170127-00000000".into(),
             service: "web".into(),
             endpoint: "login".into(),
             bad_build: "v2 {service} $(reboot) '\"\n".into(),
-            good_build: "v1".into(),
+            good_build: Some("v1".into()),
             reason: "é".repeat(5000),
             attempt: 2,
             test: false,
             detected_unix_ms: 7,
+            told: None,
             evidence: serde_json::json!({"requests": 14}),
         }
     }
@@ -168,16 +264,51 @@ mod tests {
         for (template, expected) in cases {
             assert_eq!(request.expand(template), expected, "{template:?}");
         }
-        let nul = HookRequest { good_build: "a\0b".into(), ..request };
+        let nul = HookRequest { good_build: Some("a\0b".into()), ..request };
         assert_eq!(nul.expand("{good_build}"), "a\u{fffd}b");
     }
 
     #[test]
     fn a_long_reason_is_cut_at_a_character() {
         let target = Target { name: "deploy".to_owned(), home: "/home/deploy".into(), switch: None };
-        let environment = request().environment(&target);
+        let environment = request().environment(&target, &ExecConfig::new(["/bin/true"]));
         let reason = environment.iter().find(|(name, _)| *name == "LOAD_WATCHDOG_REASON").unwrap();
         assert_eq!(reason.1.to_str().unwrap(), "é".repeat(2048));
+    }
+
+    #[test]
+    fn the_configuration_adds_variables_and_hands_the_agents_on_by_name_only() {
+        let target = Target { name: "deploy".to_owned(), home: "/home/deploy".into(), switch: None };
+        let mut exec = ExecConfig::new(["/bin/true"]);
+        exec.environment = vec![
+            ("HOME".to_owned(), Some("/elsewhere".to_owned())),
+            ("CARGO_MANIFEST_DIR".to_owned(), None),
+            ("NOT_SET_ANYWHERE".to_owned(), None),
+        ];
+        let last = |name: &str| {
+            let environment = request().environment(&target, &exec);
+            environment.into_iter().rfind(|(given, _)| given == name).map(|(_, value)| value)
+        };
+        assert_eq!(last("HOME").unwrap(), "/elsewhere");
+        assert_eq!(last("CARGO_MANIFEST_DIR"), std::env::var_os("CARGO_MANIFEST_DIR"));
+        assert_eq!(last("NOT_SET_ANYWHERE"), None);
+        assert_eq!(last("CARGO_PKG_NAME"), None);
+    }
+
+    #[test]
+    fn attempts_share_their_key_and_repetitions_do_not() {
+        let mut request = request();
+        assert_eq!(request.idempotency_key(), "20170127-00000000-rollback");
+        request.attempt = 3;
+        assert_eq!(request.idempotency_key(), "20170127-00000000-rollback");
+        request.hook = HookKind::Escalate;
+        let told = |repeat| Some(Told { outcome: "escalated".to_owned(), note: "why".to_owned(), repeat });
+        request.told = told(0);
+        assert_eq!(request.idempotency_key(), "20170127-00000000-escalate");
+        request.told = told(2);
+        assert_eq!(request.idempotency_key(), "20170127-00000000-escalate-2");
+        let json: serde_json::Value = serde_json::from_slice(&request.json().unwrap()).unwrap();
+        assert_eq!((&json["outcome"], &json["repeat"]), (&"escalated".into(), &2.into()));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::attempt::{Running, spawn};
 use super::command::HookRequest;
+use super::hook::{Begun, begin};
 use super::output::Pump;
 use super::process::{end_group, ended, find, is_alive};
 use super::{HookRun, attempt};
@@ -46,7 +46,7 @@ pub trait Hands: Send + Sync {
 pub trait StartedHook: Send {
     fn process(&self) -> &HookProcess;
 
-    /// Waits for its end, for at most `limit`; then ends its process group.
+    /// Waits for its end, for at most `limit`; then it is broken off.
     fn finish(self: Box<Self>, limit: Duration) -> Later<'static, HookRun>;
 }
 
@@ -79,10 +79,8 @@ impl Hands for OwnHands {
         request: &'a HookRequest,
     ) -> Later<'a, Result<Box<dyn StartedHook>, String>> {
         Box::pin(async move {
-            match spawn(hook, request).await {
-                Ok(running) => Ok(Box::new(running) as Box<dyn StartedHook>),
-                Err(why) => Err(why.to_string()),
-            }
+            let begun = begin(&hook.hook, request).await?;
+            Ok(Box::new(begun) as Box<dyn StartedHook>)
         })
     }
 
@@ -114,12 +112,12 @@ impl Hands for OwnHands {
     }
 }
 
-impl StartedHook for Running {
+impl StartedHook for Begun {
     fn process(&self) -> &HookProcess {
-        &self.process
+        Begun::process(self)
     }
 
     fn finish(self: Box<Self>, limit: Duration) -> Later<'static, HookRun> {
-        Box::pin(Running::finish(*self, limit))
+        Box::pin(Begun::finish(*self, limit))
     }
 }

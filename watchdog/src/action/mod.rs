@@ -1,30 +1,36 @@
-//! Runs the rollback hook: once per incident, journaled before it starts, bounded in time and output.
+//! Runs hooks: programs and webhooks, bounded in time and output; the rollback's once per incident, journaled before
+//! it starts.
 //!
-//! The only module that spawns processes. The hook's contract with its authors is docs/hook.md.
+//! The only module that spawns processes, and the only one that speaks to other hosts. The hooks' contract with their
+//! authors is docs/hooks.md.
 
 mod attempt;
 mod command;
+mod exec;
 mod failpoint;
 mod hands;
+mod hook;
 mod output;
 mod process;
 mod rollback;
 mod settle;
 mod target;
+mod webhook;
 
 use serde::Serialize;
 
-pub use command::{HookRequest, PAYLOAD_VERSION};
+pub use command::{HookKind, HookRequest, PAYLOAD_VERSION, Told};
 #[doc(hidden)]
 pub use failpoint::{DIE_AT, DieAt, FailPoint, NoFailPoint, Point};
 #[doc(hidden)]
 pub use hands::{Hands, Later, StartedHook, WatchedHook};
+pub use hook::{run_hook, run_once};
 pub use rollback::{Driver, RollbackError, RollbackEvent};
 pub use settle::{Live, OperateError, Reconciled};
 
 use crate::config::ServiceConfig;
 use crate::incident::IncidentId;
-use crate::model::EndpointName;
+use crate::model::{EndpointName, ServiceName};
 use crate::store::HookEnd;
 
 /// How one run of the hook ended.
@@ -48,6 +54,11 @@ pub enum HookOutcome {
         after_ms: u64,
         forced: bool,
     },
+    /// A webhook's endpoint answered with an error, or not to the end; `again`: another attempt may help.
+    NotConfirmed {
+        why: String,
+        again: bool,
+    },
     /// It ran, and the system does not tell how it ended.
     Lost {
         why: String,
@@ -58,10 +69,17 @@ pub enum HookOutcome {
     },
 }
 
+impl HookOutcome {
+    /// Whether the hook asks for another attempt: exit 75, or a webhook's passing trouble.
+    pub fn asks_again(&self) -> bool {
+        matches!(self, Self::TryAgain | Self::NotConfirmed { again: true, .. })
+    }
+}
+
 impl std::fmt::Display for HookOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Done => write!(f, "done (exit 0)"),
+            Self::Done => write!(f, "done"),
             Self::TryAgain => write!(f, "asked to be tried again (exit 75)"),
             Self::Failed { code: code @ 126 } => {
                 write!(f, "failed (exit {code}: a shell's \"not executable\")")
@@ -73,6 +91,7 @@ impl std::fmt::Display for HookOutcome {
                 let how = if *forced { "SIGKILL, as SIGTERM was not enough" } else { "SIGTERM" };
                 write!(f, "timed out after {after_ms} ms; its process group was ended with {how}")
             }
+            Self::NotConfirmed { why, .. } => write!(f, "not confirmed: {why}"),
             Self::Lost { why } => write!(f, "ended in a way that cannot be known: {why}"),
             Self::NotStarted { why } => write!(f, "could not be started: {why}"),
         }
@@ -83,7 +102,8 @@ impl std::fmt::Display for HookOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HookRun {
     pub outcome: HookOutcome,
-    /// Head and tail of what it wrote, 64 KiB at most, bytes that are not UTF-8 replaced.
+    /// Head and tail of what it wrote, or what a webhook's endpoint answered: 64 KiB at most, bytes that are not UTF-8
+    /// replaced.
     pub stdout: String,
     pub stderr: String,
     pub took_ms: u64,
@@ -108,9 +128,10 @@ impl HookRun {
             HookOutcome::TryAgain => (Some(attempt::EX_TEMPFAIL), None),
             HookOutcome::Failed { code } => (Some(code), None),
             HookOutcome::Signalled { signal, .. } => (None, Some(signal)),
-            HookOutcome::TimedOut { .. } | HookOutcome::NotStarted { .. } | HookOutcome::Lost { .. } => {
-                (None, None)
-            }
+            HookOutcome::TimedOut { .. }
+            | HookOutcome::NotConfirmed { .. }
+            | HookOutcome::NotStarted { .. }
+            | HookOutcome::Lost { .. } => (None, None),
         };
         let notes = self.notes.iter().fold(String::new(), |text, note| text + "; " + note);
         HookEnd {
@@ -125,17 +146,34 @@ impl HookRun {
 
 /// There is nothing to test.
 #[derive(Debug, thiserror::Error)]
-#[error("service {0} has no [service.rollback] in the configuration; add one with `exec = [...]`")]
-pub struct NoHook(pub crate::model::ServiceName);
+pub enum NoHook {
+    #[error("service {0} has no [service.rollback] in the configuration; add one with `exec = [...]`")]
+    NoRollback(ServiceName),
+    #[error("service {service} has no [service.rollback.{}] in the configuration", .kind.name())]
+    NotConfigured { service: ServiceName, kind: HookKind },
+}
 
-/// Runs a service's hook once with `LOAD_WATCHDOG_TEST=1` and a payload marked as a test.
+/// Runs one of a service's hooks once with `LOAD_WATCHDOG_TEST=1` and a payload marked as a test.
 ///
 /// The builds are called `test-bad-build` and `test-good-build`, so that a hook that ignores the mark finds nothing to
 /// roll back to. Nothing is journaled and nothing is tried again.
-pub async fn hook_test(service: &ServiceConfig) -> Result<HookRun, NoHook> {
-    let hook = service.rollback.as_ref().ok_or_else(|| NoHook(service.name.clone()))?;
+pub async fn hook_test(service: &ServiceConfig, kind: HookKind) -> Result<HookRun, NoHook> {
+    let rollback = service.rollback.as_ref().ok_or_else(|| NoHook::NoRollback(service.name.clone()))?;
+    let hook = match kind {
+        HookKind::Pre => rollback.pre.as_ref(),
+        HookKind::Rollback => Some(&rollback.hook),
+        HookKind::Post => rollback.post.as_ref(),
+        HookKind::Escalate => rollback.escalate.as_ref(),
+    };
+    let hook = hook.ok_or_else(|| NoHook::NotConfigured { service: service.name.clone(), kind })?;
     let now = crate::incident::Moment::now();
+    let told = matches!(kind, HookKind::Post | HookKind::Escalate).then(|| Told {
+        outcome: if kind == HookKind::Post { "recovered" } else { "escalated" }.to_owned(),
+        note: "a test of the hook: nothing has happened".to_owned(),
+        repeat: 0,
+    });
     let request = HookRequest {
+        hook: kind,
         incident: IncidentId::from(format!("test-{}", now.unix_ms).as_str()),
         service: service.name.clone(),
         endpoint: service
@@ -143,15 +181,13 @@ pub async fn hook_test(service: &ServiceConfig) -> Result<HookRun, NoHook> {
             .first()
             .map_or_else(EndpointName::other, |endpoint| endpoint.name.clone()),
         bad_build: command::TEST_BAD_BUILD.into(),
-        good_build: command::TEST_GOOD_BUILD.into(),
+        good_build: Some(command::TEST_GOOD_BUILD.into()),
         reason: "a test of the hook: no build is bad and nothing is to be changed".to_owned(),
         attempt: 1,
         test: true,
         detected_unix_ms: now.unix_ms,
+        told,
         evidence: serde_json::json!({ "test": true }),
     };
-    Ok(match attempt::spawn(hook, &request).await {
-        Ok(running) => running.finish(hook.timeout).await,
-        Err(why) => HookRun::not_started(why.to_string()),
-    })
+    Ok(run_once(hook, &request).await)
 }

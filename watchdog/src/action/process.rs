@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::command::HookKind;
 use crate::incident::{HookProcess, IncidentId};
 
 const POLL: Duration = Duration::from_millis(20);
@@ -20,18 +21,26 @@ pub(super) fn identify(pid: u32) -> Option<HookProcess> {
     Some(HookProcess { pid, start_ticks, boot: crate::incident::boot_id().to_owned() })
 }
 
-/// The running hook of an incident, recognised by its environment: for the moment between the fork and the record of
-/// the pid. `None` also when /proc may not be read, which needs `CAP_SYS_PTRACE` for another user's process.
+/// The running rollback hook of an incident, recognised by its environment: for the moment between the fork and the
+/// record of the pid. `None` also when /proc may not be read, which needs `CAP_SYS_PTRACE` for another user's process.
 pub(super) fn find(incident: &IncidentId) -> Option<HookProcess> {
-    let variable = format!("LOAD_WATCHDOG_INCIDENT={incident}");
-    let has_variable = |pid: u32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes()))
+    // A hook that runs before or beside it has the same incident.
+    let wanted = [
+        format!("LOAD_WATCHDOG_INCIDENT={incident}"),
+        format!("LOAD_WATCHDOG_HOOK={}", HookKind::Rollback.name()),
+    ];
+    let has_variables = |pid: u32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            let has = |variable: &String| {
+                environ.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+            };
+            wanted.iter().all(has)
+        })
     };
     fs::read_dir("/proc")
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| has_variable(*pid))
+        .filter(|pid| has_variables(*pid))
         .filter_map(identify)
         // Its children have the variable too; the hook itself leads its group.
         .find(|process| getpgid(Some(Pid::from_raw(process.pid))) == Ok(Pid::from_raw(process.pid)))
@@ -71,8 +80,11 @@ pub(super) async fn ended(process: &HookProcess) {
 ///
 /// A child must not have been waited for: as long as its pid is taken, the group's number cannot be reused. For the
 /// child of an earlier agent nobody can promise that; half a second is too short for all pids to come round.
-/// Returns whether the leader had to be killed.
+/// Returns whether the leader had to be killed. A webhook is recorded under the agent's own process, which is left alone.
 pub(super) async fn end_group(leader: &HookProcess, grace: Duration) -> bool {
+    if leader.pid <= 1 || Pid::from_raw(leader.pid) == Pid::this() {
+        return false;
+    }
     let group = Pid::from_raw(leader.pid);
     let signal = |signal| {
         if let Err(errno) = killpg(group, signal) {

@@ -9,15 +9,13 @@ use super::attempt::milliseconds;
 use super::command::HookRequest;
 use super::failpoint::{FailPoint, Point};
 use super::hands::{Hands, OwnHands};
+use super::hook::{BACKOFF, pause};
 use super::{HookOutcome, HookRun, failpoint};
 use crate::config::RollbackConfig;
 use crate::incident::{HookProcess, Incident, IncidentId, Step};
 use crate::model::BuildId;
 use crate::store::{HookEnd, Store, StoreError};
 
-/// Pause before the second attempt; doubled for each further one.
-const BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// What the driver tells the agent, for the log, the metrics and the status. All of it is on disk already.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +30,7 @@ pub enum RollbackEvent {
         attempt: u32,
         run: HookRun,
     },
-    /// Exit 75: the next attempt begins after this pause.
+    /// The hook asked for it: the next attempt begins after this pause.
     TryAgain {
         incident: IncidentId,
         attempt: u32,
@@ -111,10 +109,10 @@ impl Driver {
         self
     }
 
-    /// Journals the intent of an armed incident, runs its hook, again after exit 75 up to `retries` times, and writes down
-    /// what follows. Returns the incident, verifying, escalated or (a dry run) observed.
+    /// Journals the intent of an armed incident, runs its hook, again as often as it asks for that and `retries` allow, and
+    /// writes down what follows. Returns the incident, verifying, escalated or (a dry run) observed.
     ///
-    /// Once the intent is durable, the hook is never begun again by another agent but after exit 75. Dropping the future
+    /// Once the intent is durable, the hook is never begun again by another agent but when it asked for it. Dropping the future
     /// leaves the hook running and the incident as it is on disk: the next agent reconciles it. What goes wrong here is
     /// escalated, also when the ledger cannot be written: then the event alone tells.
     pub async fn roll_back(
@@ -137,7 +135,7 @@ impl Driver {
         let (incident, begun) =
             self.durable(move |store| Ok((store.incident(&of)?, store.attempts(&of)?.len()))).await?;
         let good_build = incident.good_build.clone().ok_or_else(|| RollbackError::NoGoodBuild(id.clone()))?;
-        let last_attempt = hook.retries.saturating_add(1);
+        let last_attempt = hook.hook.retries.saturating_add(1);
         let mut attempt = u32::try_from(begun).unwrap_or(u32::MAX).saturating_add(1);
         if attempt > last_attempt {
             let note = format!("the hook asked to be tried again in attempt {begun}, and no attempt is left");
@@ -147,15 +145,15 @@ impl Driver {
             let note = if attempt == 1 {
                 format!("the hook is about to run, back to {good_build}")
             } else {
-                format!("attempt {attempt} after exit 75")
+                format!("attempt {attempt}, as the hook asked for it")
             };
             let (of, now) = (id.clone(), self.hands.now());
             let incident = self.durable(move |store| store.journal_intent(&of, attempt, &note, &now)).await?;
             self.fail.reached(Point::IntentJournaled);
             let run = self.attempt(hook, &incident, &good_build, attempt, events).await?;
-            let again = run.outcome == HookOutcome::TryAgain && attempt < last_attempt;
+            let again = run.outcome.asks_again() && attempt < last_attempt;
             let step = match run.outcome {
-                HookOutcome::TryAgain if again => Step::TryAgain,
+                _ if again => Step::TryAgain,
                 HookOutcome::Done => Step::HookDone,
                 HookOutcome::TimedOut { .. } => Step::HookTimedOut,
                 _ => Step::HookFailed,
@@ -169,7 +167,7 @@ impl Driver {
             if !again {
                 return self.follow(&incident, step, attempt, &outcome, events).await;
             }
-            let after = (self.backoff * 2_u32.saturating_pow(attempt - 1)).min(MAX_BACKOFF);
+            let after = pause(self.backoff, attempt);
             attempt += 1;
             tell(events, RollbackEvent::TryAgain { incident: id.clone(), attempt, after });
             self.hands.pause(after).await;
@@ -197,7 +195,7 @@ impl Driver {
         let recorded = self.durable(move |store| store.hook_started(&of, attempt, &process, &now)).await;
         self.fail.reached(Point::StartRecorded);
         tell(events, RollbackEvent::HookStarted { incident: incident.id.clone(), attempt, pid });
-        let run = running.finish(hook.timeout).await;
+        let run = running.finish(hook.hook.timeout).await;
         self.fail.reached(Point::Ended);
         recorded?;
         Ok(run)
@@ -214,7 +212,7 @@ impl Driver {
     ) -> Result<Incident, RollbackError> {
         let id = &incident.id;
         if incident.dry_run {
-            let note = format!("the dry run is over: the hook {outcome}; nothing was changed");
+            let note = format!("the dry run is over, the hook's outcome: {outcome}; nothing was changed");
             let rehearsed = self.advance(id, Step::Rehearsed, note.clone()).await?;
             tell(events, RollbackEvent::Rehearsed { incident: id.clone(), note });
             return Ok(rehearsed);

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
 
 /// A user, looked up before the fork: the name service must not be asked in a forked child.
 #[derive(Clone, Debug)]
@@ -27,8 +27,10 @@ pub(super) struct Switch {
 pub(super) enum TargetError {
     #[error("user {0:?} does not exist; create it or correct `user` in [service.rollback]")]
     Unknown(String),
-    #[error("user {name:?} cannot be looked up: {errno}")]
+    #[error("{name:?} cannot be looked up: {errno}")]
     Lookup { name: String, errno: Errno },
+    #[error("group {0:?} does not exist; create it or correct `groups` in [service.rollback]")]
+    UnknownGroup(String),
 }
 
 impl Target {
@@ -54,6 +56,24 @@ impl Target {
             None
         };
         Ok(Self { name: entry.name, home: entry.dir, switch })
+    }
+
+    /// With these supplementary groups instead of all of the user's. Without privileges there is nothing to switch.
+    pub(super) fn with_groups(mut self, names: Option<&[String]>) -> Result<Self, TargetError> {
+        if let (Some(switch), Some(names)) = (&mut self.switch, names) {
+            let look_up = |name: &String| {
+                let failed = |errno| TargetError::Lookup { name: name.clone(), errno };
+                let group = Group::from_name(name).map_err(failed)?;
+                group.map(|group| group.gid).ok_or_else(|| TargetError::UnknownGroup(name.clone()))
+            };
+            switch.groups = names.iter().map(look_up).collect::<Result<_, _>>()?;
+        }
+        Ok(self)
+    }
+
+    /// Who the hook becomes; `None`: nobody else.
+    pub(super) fn uid(&self) -> Option<Uid> {
+        self.switch.as_ref().map(|switch| switch.uid)
     }
 }
 

@@ -36,7 +36,7 @@ impl Agent {
                     let id = incident.id.clone();
                     self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
                     let hook = self.services[service].config.rollback.as_ref();
-                    let timeout = hook.map_or(ROLLBACK_TIMEOUT, |hook| hook.timeout);
+                    let timeout = hook.map_or(ROLLBACK_TIMEOUT, |rollback| rollback.hook.timeout);
                     self.wait_for_hook(timeout, id, attempt, process);
                 }
                 Reconciliation::Verify => self.go_on_verifying(service, incident),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::output::{print, print_json, width};
 use super::{Cli, Client, Command, HookCommand, IncidentsCommand, RunArgs, gate};
+use crate::action::HookKind;
 use crate::agent::{self, AgentOptions};
 use crate::config::{AgentOverrides, Config, ConfigErrors};
 use crate::control::client::{ClientError, ask};
@@ -112,7 +113,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Resume(client) => show(&client, &control::Command::Resume),
         Command::Audit(audit) => show(&audit.client, &control::Command::Audit { limit: audit.limit }),
         Command::Gate(arguments) => gate::run(&arguments),
-        Command::Hook(HookCommand::Test { service, config }) => hook_test(&service, &config),
+        Command::Hook(HookCommand::Test { service, hook, config }) => hook_test(&service, &hook, &config),
     }
 }
 
@@ -184,8 +185,12 @@ fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
-fn hook_test(service: &str, config_file: &Path) -> Result<ExitCode, Failure> {
+fn hook_test(service: &str, hook: &str, config_file: &Path) -> Result<ExitCode, Failure> {
+    let kind = HookKind::from_name(hook).unwrap_or(HookKind::Rollback);
     let config = load(config_file)?;
+    for warning in &config.warnings {
+        eprintln!("note: {warning}");
+    }
     let Some(service) = config.services.iter().find(|candidate| candidate.name.as_str() == service) else {
         let known: Vec<&str> = config.services.iter().map(|known| known.name.as_str()).collect();
         let message = format!(
@@ -197,9 +202,13 @@ fn hook_test(service: &str, config_file: &Path) -> Result<ExitCode, Failure> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let run = runtime.block_on(action::hook_test(service)).map_err(|error| Failure::new(64, error))?;
-    let mut text = format!("The hook {} after {} ms.\n", run.outcome, run.took_ms);
-    for (name, output) in [("standard output", &run.stdout), ("standard error", &run.stderr)] {
+    let run = runtime.block_on(action::hook_test(service, kind)).map_err(|error| Failure::new(64, error))?;
+    let mut text = format!("The hook ended after {} ms: {}.\n", run.took_ms, run.outcome);
+    let first = match &run.outcome {
+        action::HookOutcome::NotConfirmed { .. } => "answer",
+        _ => "standard output",
+    };
+    for (name, output) in [(first, &run.stdout), ("standard error", &run.stderr)] {
         if !output.is_empty() {
             let _ = writeln!(text, "--- {name} ---\n{}", output.trim_end());
         }

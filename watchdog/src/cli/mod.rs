@@ -228,19 +228,25 @@ pub enum IncidentsCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum HookCommand {
-    /// Run a service's rollback hook with a payload that is marked as a test.
+    /// Run one of a service's hooks with a payload that is marked as a test.
     ///
     /// The hook gets LOAD_WATCHDOG_TEST=1 and "test": true in its JSON; it should
     /// check its inputs and change nothing. Runs it as the configured user, with the
-    /// configured timeout, and prints its exit code and output. Exits 0 when the hook
-    /// exited 0, 1 otherwise.
+    /// configured timeout, and prints its exit code and output; of a webhook, what
+    /// its endpoint answered. Exits 0 when the hook exited 0 or the endpoint
+    /// confirmed, 1 otherwise.
     ///
-    /// Example:
+    /// Examples:
     ///   sudo load-watchdog hook test web
+    ///   sudo load-watchdog hook test web --hook escalate
     #[command(verbatim_doc_comment, after_long_help = EXIT_CODES)]
     Test {
         /// The service, as [[service]] name in the configuration.
         service: String,
+        /// Which of its hooks.
+        #[arg(long, value_name = "HOOK", default_value = "rollback",
+              value_parser = ["pre", "rollback", "post", "escalate"])]
+        hook: String,
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,

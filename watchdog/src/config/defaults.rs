@@ -31,7 +31,10 @@ pub const TIMEZONE: &str = "UTC";
 pub const ON_VIOLATION: OnViolation = OnViolation::Alert;
 
 pub const ROLLBACK_TIMEOUT: Duration = Duration::from_mins(2);
-pub const ROLLBACK_RETRIES: u32 = 2;
+/// Of the hooks beside the rollback's own.
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+pub const HOOK_RETRIES: u32 = 2;
+pub const HOOK_UMASK: u32 = 0o022;
 pub const ROLLBACK_COOLDOWN: Duration = Duration::from_mins(30);
 pub const ROLLBACK_MAX_PER_DAY: u32 = 3;
 pub const VERIFY_WITHIN: Duration = Duration::from_mins(5);

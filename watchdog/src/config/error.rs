@@ -5,11 +5,11 @@ use std::ops::Range;
 
 /// A value that cannot stand, before it is known where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     /// What is wrong, naming the value.
-    pub(super) problem: String,
+    pub(crate) problem: String,
     /// What would be right.
-    pub(super) remedy: String,
+    pub(crate) remedy: String,
 }
 
 impl Fault {

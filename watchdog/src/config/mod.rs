@@ -4,8 +4,8 @@
 //! would be right. Keys are read one by one from TOML's spanned tree, which is what makes that possible: a
 //! derived deserializer stops at the first mistake.
 //!
-//! What this version does not do yet is refused when ignoring it would be unsafe (a webhook, a protocol, a
-//! match that would take in other processes), and a warning when it is only missing (`on_violation = "rollback"`).
+//! What this version does not do yet is refused when ignoring it would be unsafe (a protocol, a match that would
+//! take in other processes), and a warning when it is only missing (`on_violation = "rollback"`).
 //!
 //! Two endpoints may share requests only when one is plainly the more specific: a literal segment beats `*`,
 //! then a named method beats any method.
@@ -14,16 +14,18 @@ mod agent;
 pub mod defaults;
 mod endpoint;
 mod error;
+mod hook;
 mod matching;
 mod rollback;
 mod section;
 mod service;
+pub(crate) mod trust;
 mod values;
 mod window;
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +37,7 @@ use crate::release::Hours;
 pub use agent::AgentOverrides;
 pub use endpoint::wildcard_mask;
 pub use error::{ConfigError, ConfigErrors};
-pub use rollback::PLACEHOLDERS;
+pub use hook::{ExecConfig, HookCall, HookConfig, HookUrl, PLACEHOLDERS, WebhookConfig};
 
 use error::{Fault, Findings};
 use section::Section;
@@ -53,17 +55,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, who may change it, and who may change the programs and keys that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let name = path.display().to_string();
-        let (text, open_to_others) =
-            read_file(path).map_err(|fault| ConfigErrors::whole_file(&name, fault))?;
+        trust::config_file(path).map_err(|fault| ConfigErrors::whole_file(&name, fault))?;
+        let text = read_file(path).map_err(|fault| ConfigErrors::whole_file(&name, fault))?;
         let mut config = Self::parse(&text, &name)?;
-        if open_to_others {
-            config.warnings.push(format!(
-                "{name}: group or others may write it, and whoever does chooses what runs as root; chmod go-w {name}"
-            ));
-        }
+        let warnings = trust::hooks(&config.services, &name)?;
+        config.warnings.extend(warnings);
         Ok(config)
     }
 
@@ -92,8 +91,7 @@ impl Config {
     }
 }
 
-/// The text, and whether others than its owner may write it.
-fn read_file(path: &Path) -> Result<(String, bool), Fault> {
+fn read_file(path: &Path) -> Result<String, Fault> {
     let io = |error: std::io::Error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -119,12 +117,11 @@ fn read_file(path: &Path) -> Result<(String, bool), Fault> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Fault::new("is over 1 MiB", "name the configuration file itself"));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count();
         Fault::new(format!("is not UTF-8 text (line {line})"), "save it as UTF-8")
-    })?;
-    Ok((text, metadata.mode() & 0o022 != 0))
+    })
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -297,14 +294,27 @@ pub enum OnViolation {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RollbackConfig {
-    /// argv; `{good_build}`, `{bad_build}`, `{service}`, `{endpoint}`, `{incident}` are replaced. Never a shell.
-    pub exec: Vec<String>,
-    pub user: Option<String>,
-    pub timeout: Duration,
-    pub retries: u32,
+    /// Brings the good build back.
+    pub hook: HookConfig,
+    /// Before it; unless it succeeds, nothing is rolled back.
+    pub pre: Option<HookConfig>,
+    /// Once the incident has ended, recovered or escalated.
+    pub post: Option<HookConfig>,
+    /// When a person is needed, and again as often as that is repeated.
+    pub escalate: Option<HookConfig>,
     pub cooldown: Duration,
     pub max_per_day: u32,
     pub verify_within: Duration,
     /// The hook runs in its test mode, and nothing is condemned.
     pub dry_run: bool,
+}
+
+impl RollbackConfig {
+    /// Every hook under the key that it stands under, the rollback's own under `rollback`.
+    pub fn hooks(&self) -> impl Iterator<Item = (&'static str, &HookConfig)> {
+        let beside = [("rollback.pre", &self.pre), ("rollback.post", &self.post)];
+        let beside = beside.into_iter().chain([("rollback.escalate", &self.escalate)]);
+        std::iter::once(("rollback", &self.hook))
+            .chain(beside.filter_map(|(key, hook)| Some((key, hook.as_ref()?))))
+    }
 }

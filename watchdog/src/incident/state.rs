@@ -35,7 +35,7 @@ pub enum State {
     Observed,
     /// A person is asked: mode approve, or a rail that a person may overrule.
     AwaitingApproval,
-    /// Decided or approved: the hook is to be run, and does not run. Also the pause before the attempt after exit 75.
+    /// Decided or approved: the hook is to be run, and does not run. Also the pause before another attempt that it asked for.
     Armed,
     /// The hook is about to be spawned, or was and died with the agent before its pid was recorded.
     IntentJournaled,

@@ -9,7 +9,7 @@ fn rollbacks() {
             "budget = { mean_cpu = \"80ms\" }\n",
             "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nuser = \"deploy\"\n",
             &[
-                r#"8:1: service[web].rollback: `exec` is missing; add the command that brings the good build back, for example exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+                r#"8:1: service[web].rollback: neither `exec` nor `webhook` says what to do; add for example exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
             ],
         ),
         (
@@ -72,7 +72,7 @@ fn rollbacks() {
             "budget = { mean_cpu = \"80ms\" }\n",
             "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nwebhook = { url = \"https://x.example\" }",
             &[
-                r#"10:11: service[web].rollback.webhook: a webhook is not available yet in this version; use exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+                "10:11: service[web].rollback.webhook: there is an `exec` too; a hook is one or the other: remove one, or let the program send the request",
             ],
         ),
         (
@@ -115,7 +115,62 @@ fn rollbacks() {
             "budget = { mean_cpu = \"80ms\" }\n",
             "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nshell = true",
             &[
-                "10:1: service[web].rollback.shell: unknown key `shell` in `service[web].rollback`; it can be `webhook`, `exec`, `user`, `timeout`, `retries`, `cooldown`, `max_per_day`, `verify_within` or `dry_run`",
+                "10:1: service[web].rollback.shell: unknown key `shell` in `service[web].rollback`; it can be `exec`, `webhook`, `user`, `groups`, `cwd`, `environment`, `umask`, `timeout`, `retries`, `cooldown`, `max_per_day`, `verify_within`, `dry_run`, `pre`, `post` or `escalate`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn hooks() {
+    check(&[
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\ngroups = [\"www-data\"]\ncwd = \"srv\"\n",
+            &[
+                "10:10: service[web].rollback.groups: there are groups but no user; say which `user` the hook runs as",
+                r#"11:7: service[web].rollback.cwd: "srv" is not an absolute path; write it from the root, such as "/srv/web""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\nenvironment = [\"A=1\", \"1A\", \"LOAD_WATCHDOG_TEST=0\"]\n",
+            &[
+                r#"10:23: service[web].rollback.environment[1]: "1A" is not a variable; write NAME to hand the agent's own on, or NAME=value"#,
+                "10:29: service[web].rollback.environment[2]: LOAD_WATCHDOG_TEST is one of the variables that tell the hook what to do; choose a name without LOAD_WATCHDOG_",
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\numask = \"22\"\n",
+            &[
+                r#"10:9: service[web].rollback.umask: "22" is not a file mode mask; write three octal digits, such as "022" (others may read) or "077" (only the user may)"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nwebhook = { url = \"https://x.example/s3cret\" }\ncwd = \"/srv\"\n",
+            &[
+                "9:11: service[web].rollback.webhook: `secret_file` is missing; name the file that holds the key of the signature",
+                "10:7: service[web].rollback.cwd: `cwd` says how a program is started, but this hook is a webhook; remove it, or use exec",
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nwebhook = { url = \"http://x.example/s3cret\", secret_file = \"key\", insecure = true }\n",
+            &[
+                r#"9:19: service[web].rollback.webhook.url: the address cannot be used: it does not begin with https://; write it as "https://deploy.example/rollback""#,
+                r#"9:60: service[web].rollback.webhook.secret_file: "key" is not an absolute path; write it from the root, such as "/etc/load-watchdog/webhook.key""#,
+                "9:67: service[web].rollback.webhook.insecure: unknown key `insecure` in `service[web].rollback.webhook`; it can be `url`, `secret_file` or `ca_file`",
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.rollback]\nexec = [\"/bin/rb\"]\n[service.rollback.post]\ntimeout = \"2h\"\n[service.rollback.pre]\nexec = [\"/bin/pre\"]\ncooldown = \"1h\"\n",
+            &[
+                r#"10:1: service[web].rollback.post: neither `exec` nor `webhook` says what to do; add for example exec = ["/usr/local/bin/rollback-web", "{good_build}"]"#,
+                r#"11:11: service[web].rollback.post.timeout: "2h" is out of range; it must be from 1s to 1h"#,
+                "14:1: service[web].rollback.pre.cooldown: unknown key `cooldown` in `service[web].rollback.pre`; it can be `exec`, `webhook`, `user`, `groups`, `cwd`, `environment`, `umask`, `timeout` or `retries`",
             ],
         ),
     ]);

@@ -135,7 +135,7 @@ impl Hands for SimHands {
             incident: run.incident.clone(),
             run: world.runs.len(),
             ends_at: world.now_s + seconds,
-            switches_to: switches.then(|| request.good_build.to_string()),
+            switches_to: request.good_build.as_ref().filter(|_| switches).map(ToString::to_string),
         };
         let index = world.runs.len();
         world.say(format!("the hook runs: {run:?}, {plan:?}"));

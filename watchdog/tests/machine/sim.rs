@@ -111,14 +111,14 @@ impl Sim {
     }
 
     fn hook_config(&self) -> RollbackConfig {
+        let mut rollback = support::with_timeout(support::rollback(["/bin/true"]), Duration::from_mins(2));
+        rollback.hook.retries = self.plan.retries;
         RollbackConfig {
-            timeout: Duration::from_mins(2),
-            retries: self.plan.retries,
             cooldown: Duration::from_secs(self.plan.cooldown_s),
             max_per_day: self.plan.max_per_day,
             verify_within: Duration::from_secs(VERIFY_WITHIN_S),
             dry_run: self.plan.dry_run,
-            ..support::rollback(["/bin/true"])
+            ..rollback
         }
     }
 
@@ -196,7 +196,7 @@ impl Sim {
                 Reconciliation::Retry { .. } => self.with(|agent| agent.to_run.push(incident.id)),
                 Reconciliation::Wait { attempt, process } => {
                     self.with(|agent| agent.running = Some(incident.id.clone()));
-                    let (driver, timeout) = (self.driver(), self.hook_config().timeout);
+                    let (driver, timeout) = (self.driver(), self.hook_config().hook.timeout);
                     let (events, _told) = unbounded_channel();
                     let adopted =
                         runtime().block_on(driver.adopt(timeout, &incident.id, attempt, process, &events));

@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 use watchdog::action::Live;
-use watchdog::config::{BuildSource, Match, Mode, Protocol, RollbackConfig, ServiceConfig, defaults};
+use watchdog::config::{
+    BuildSource, ExecConfig, HookCall, HookConfig, Match, Mode, Protocol, RollbackConfig, ServiceConfig,
+    defaults,
+};
 use watchdog::incident::{BuildState, IncidentId, Moment, NewIncident};
 use watchdog::store::Store;
 
@@ -23,16 +26,25 @@ pub(crate) fn script(dir: &TempDir, name: &str, text: &str) -> PathBuf {
 }
 
 pub(crate) fn rollback<S: AsRef<str>>(exec: impl IntoIterator<Item = S>) -> RollbackConfig {
+    rollback_by(ExecConfig::new(exec.into_iter().map(|argument| argument.as_ref().to_owned())))
+}
+
+pub(crate) fn rollback_by(exec: ExecConfig) -> RollbackConfig {
     RollbackConfig {
-        exec: exec.into_iter().map(|argument| argument.as_ref().to_owned()).collect(),
-        user: None,
-        timeout: Duration::from_secs(30),
-        retries: 2,
+        hook: HookConfig { call: HookCall::Exec(exec), timeout: Duration::from_secs(30), retries: 2 },
+        pre: None,
+        post: None,
+        escalate: None,
         cooldown: Duration::from_mins(30),
         max_per_day: 3,
         verify_within: Duration::from_mins(5),
         dry_run: false,
     }
+}
+
+pub(crate) fn with_timeout(mut rollback: RollbackConfig, timeout: Duration) -> RollbackConfig {
+    rollback.hook.timeout = timeout;
+    rollback
 }
 
 pub(crate) fn service(rollback: Option<RollbackConfig>) -> ServiceConfig {
