@@ -51,7 +51,7 @@ const RESERVED: &[Reserved] = &[
         except: &["identity/command.rs"],
     },
     Reserved {
-        words: &["hyper", "rustls", "tokio_rustls", "hmac"],
+        words: &["hyper::client", "rustls", "tokio_rustls", "hmac"],
         module: "action",
         why: "what leaves the host, to whom and under which key, is decided in one place",
         except: &[],

@@ -310,7 +310,12 @@ fn the_third_day(site: &Site, shop: &Shop, agent: &Agent, service: &Service) {
     assert_eq!(baseline.as_deref(), Some("v1"));
 
     hours(agent, site, service, &always(), true);
-    let accept = control::Command::Accept { service: "shop".into(), build: "v4".into() };
+    let accept = control::Command::Accept {
+        service: "shop".into(),
+        build: "v4".into(),
+        endpoint: None,
+        for_seconds: None,
+    };
     let done = control::client::ask(&site.control(), accept).unwrap();
     assert!(matches!(done, Outcome::Done(_)), "{done:?}");
     assert_eq!(states(agent, "shop", "v4").as_deref(), Some("good"));

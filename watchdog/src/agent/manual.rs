@@ -109,11 +109,11 @@ impl Agent {
             Outcome::Error(Refusal { code, message }) => return Err(Refused(code, message)),
             _ => decision.note(),
         };
-        self.told(command, by, said)
+        self.done(command, by, said)
     }
 
     /// Writes down what was done already.
-    fn told(&self, command: &Command, by: &Who, said: String) -> Result<String, Refused> {
+    fn done(&self, command: &Command, by: &Who, said: String) -> Result<String, Refused> {
         match self.store.record(&line(command, by, &said)) {
             Ok(()) => Ok(said),
             Err(error) => {
@@ -169,7 +169,7 @@ impl Agent {
         self.manual.paused = Some(pause);
         let said =
             format!("all rollbacks are paused for {}: what would have run asks for approval", span(lasts));
-        self.told(command, by, said)
+        self.done(command, by, said)
     }
 
     fn resume(&mut self, command: &Command, by: &Who) -> Result<String, Refused> {
@@ -180,7 +180,7 @@ impl Agent {
         self.store.end_pause()?;
         self.manual.paused = None;
         let said = "rollbacks are not paused any more; what asked for approval meanwhile still does";
-        self.told(command, by, said.to_owned())
+        self.done(command, by, said.to_owned())
     }
 
     /// Writes a decision and takes it into force, in the place of the one before it on the same subject.

@@ -1,7 +1,6 @@
 //! Starts the agent, turns its loop, reloads and stops it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use crate::event::{Event, logging, notify};
 use crate::identity::Identifier;
 use crate::incident::IncidentKind;
 use crate::kernel::{Kernel, KernelError, KernelOptions};
-use crate::metrics::server::{self as http, Heartbeat, ScrapeRequest};
+use crate::metrics::server::{self as http, Heartbeat};
 use crate::metrics::{Counters, Totals};
 use crate::model::Uprobes;
 use crate::store::{Store, StoreError};

@@ -60,7 +60,9 @@ pub fn reconcile(
         },
         State::HookRunning => running(incident, last_attempt, is_alive),
         State::HookDone | State::HookFailed | State::HookTimedOut if incident.dry_run => {
-            Reconciliation::Rehearsed { note: format!("the dry run is over, the hook's outcome: {}", outcome()) }
+            Reconciliation::Rehearsed {
+                note: format!("the dry run is over, the hook's outcome: {}", outcome()),
+            }
         }
         State::HookDone | State::Verifying => Reconciliation::Verify,
         State::HookFailed | State::HookTimedOut => Reconciliation::Escalate {

@@ -10,8 +10,8 @@ use super::builds::{moment, optional_moment, set_state, to_sql};
 use super::{Result, Store, StoreError};
 use crate::config::Mode;
 use crate::incident::{
-    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, IncidentKind, LedgerEffect, Moment,
-    NewIncident, Operator, State, Step, Transition, VerificationRecord, transition,
+    Attempt, BuildState, HookProcess, Incident, IncidentEvent, IncidentId, IncidentKind, LedgerEffect,
+    Moment, NewIncident, Operator, State, Step, Transition, VerificationRecord, transition,
 };
 use crate::model::{BuildId, ServiceName};
 
