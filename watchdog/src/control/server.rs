@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Group, chown};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::UCred;
@@ -87,17 +90,24 @@ pub fn bind(path: &Path, group: &str, operators: &[ControlOperator]) -> Result<C
         }
         _ => {}
     }
-    // Between bind and chmod the file has the mode that the umask leaves: close it for others from the start.
-    let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    nix::sys::stat::umask(umask);
-    let listener = listener.map_err(failed("cannot bind"))?;
+    let listener = listen(path).map_err(failed("cannot bind"))?;
     let (group, warning) = give_to_group(path, group);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         .map_err(failed("cannot set its mode"))?;
     let access = Access { group, operators: operators.to_vec() };
     let warnings = warning.into_iter().chain(access.problems()).collect();
     Ok(ControlSocket { listener, path: path.to_owned(), access: Arc::new(access), warnings, _lock: lock })
+}
+
+/// A socket's file gets the mode that the socket has when it is bound, so it is closed for others from its first moment. The
+/// umask would do the same, but it belongs to all threads.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::MAXCONN)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// A file beside the socket. It stays when the agent ends: whoever removed it could remove another agent's.
