@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,7 +302,9 @@ fn a_dry_run_goes_all_the_way_and_changes_nothing() {
     assert_eq!((armed.state, armed.dry_run, decision), (State::Armed, true, Decision::Rehearse));
     let (ended, events) = run(&driver, &hook, &id);
     assert_eq!(ended.state, State::Observed);
-    assert!(matches!(events.last(), Some(RollbackEvent::Rehearsed { note, .. }) if note.contains("outcome: done")));
+    assert!(
+        matches!(events.last(), Some(RollbackEvent::Rehearsed { note, .. }) if note.contains("outcome: done"))
+    );
     assert_eq!(fs::read_to_string(log).unwrap(), "1 test-bad-build test-good-build\n");
     let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
     assert_eq!(bad.state, BuildState::Probation);
@@ -366,6 +369,92 @@ fn an_approved_incident_runs_though_the_mode_only_asks() {
     let (settled, decision) = driver.settle(&web, &id, &live(Mode::Approve)).unwrap();
     assert_eq!((settled.state, decision), (State::Armed, Decision::Act));
     assert_eq!(run(&driver, &hook, &id).0.state, State::Verifying);
+}
+
+/// Runs the hook before the rollback of an armed incident.
+fn prepare(driver: &Driver, hook: &RollbackConfig, id: &IncidentId) -> (Incident, Vec<RollbackEvent>) {
+    let (events, mut told) = unbounded_channel();
+    let incident = block_on(driver.prepare(hook.pre.as_ref().unwrap(), id, &events)).unwrap();
+    (incident, std::iter::from_fn(|| told.try_recv().ok()).collect())
+}
+
+/// A rollback with a hook before it; both tell the log what they were told, and `pre` does more.
+fn with_pre(dir: &TempDir, pre: &str) -> (RollbackConfig, PathBuf) {
+    let log = dir.path().join("log");
+    let told = "$LOAD_WATCHDOG_HOOK $LOAD_WATCHDOG_ATTEMPT $LOAD_WATCHDOG_TEST $LOAD_WATCHDOG_BAD_BUILD";
+    let line = |more: &str| format!("printf '%s\\n' \"{told}\" | head -1 >> {}; {more}", text(&log));
+    let pre = rollback(["/bin/sh", "-c", &line(pre)]).hook;
+    (RollbackConfig { pre: Some(pre), ..rollback(["/bin/sh", "-c", &line("true")]) }, log)
+}
+
+#[test]
+fn the_hook_before_the_rollback_comes_first_and_the_rails_are_asked_again() {
+    let dir = TempDir::new().unwrap();
+    let (store, driver) = driver(&dir);
+    let (hook, log) = with_pre(&dir, "[ $LOAD_WATCHDOG_ATTEMPT -gt 1 ] || exit 75");
+    let web = service(Some(hook.clone()));
+    let id = detect(&store);
+    driver.settle(&web, &id, &live(Mode::Enforce)).unwrap();
+    let (incident, events) = prepare(&driver, &hook, &id);
+    assert_eq!(incident.state, State::Armed);
+    assert!(matches!(&events[..], [RollbackEvent::Prepared { .. }]), "{events:?}");
+    assert!(store.attempts(&id).unwrap().is_empty(), "it is no attempt of the rollback");
+    let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
+    assert_eq!(bad.state, BuildState::Probation, "nothing is condemned before the intent");
+
+    // A person condemns the build meanwhile, which is no reason against it.
+    let condemned = BuildState::Condemned;
+    store.set_build_state(&"web".into(), &BAD.into(), condemned, "by uid 0", &Moment::now()).unwrap();
+    let (still, decision) = driver.settle(&web, &id, &live(Mode::Enforce)).unwrap();
+    assert_eq!((still.state, decision), (State::Armed, Decision::Act));
+
+    // The agent is killed now: the next one decides anew, and prepares again.
+    assert_eq!(driver.reconcile().unwrap()[0].next, Reconciliation::Decide);
+    let lasts = Duration::from_hours(1);
+    let pause = PausedUntil { by: "uid 0".to_owned(), since: Moment::now(), lasts };
+    store.set_pause(&pause).unwrap();
+    let (asked, _) = driver.settle(&web, &id, &live(Mode::Enforce)).unwrap();
+    assert_eq!(asked.state, State::AwaitingApproval, "paused while the first hook ran");
+    let approve = Operator::Approved { by: "uid 0".to_owned() };
+    driver.operate(Some((&web, &live(Mode::Enforce))), &id, &approve).unwrap();
+    prepare(&driver, &hook, &id);
+    let (again, decision) = driver.settle(&web, &id, &live(Mode::Enforce)).unwrap();
+    assert_eq!((again.state, decision), (State::Armed, Decision::Act));
+    assert_eq!(run(&driver, &hook, &id).0.state, State::Verifying);
+    let first_of_bad = BAD.lines().next().unwrap();
+    let lines = ["pre 1", "pre 2", "pre 1", "pre 2", "rollback 1"];
+    let expected: String = lines.iter().map(|line| format!("{line} 0 {first_of_bad}\n")).collect();
+    assert_eq!(fs::read_to_string(log).unwrap(), expected);
+}
+
+#[test]
+fn nothing_is_rolled_back_unless_the_hook_before_it_succeeds() {
+    let dir = TempDir::new().unwrap();
+    let (store, driver) = driver(&dir);
+    let (hook, log) = with_pre(&dir, "echo a deploy is under way >&2; exit 3");
+    let web = service(Some(hook.clone()));
+    let id = detect(&store);
+    driver.settle(&web, &id, &live(Mode::Enforce)).unwrap();
+    let (incident, events) = prepare(&driver, &hook, &id);
+    assert_eq!(incident.state, State::Escalated);
+    let said = last_note(&store, &id);
+    assert!(said.contains("failed (exit 3)") && said.contains("a deploy is under way"), "{said}");
+    assert!(matches!(&events[..], [RollbackEvent::Escalated { note, .. }] if *note == said), "{events:?}");
+    assert!(!fs::read_to_string(&log).unwrap().contains("rollback"));
+    let bad = store.build(&"web".into(), &BAD.into()).unwrap().unwrap();
+    assert_eq!(bad.state, BuildState::Probation, "condemned for a rollback that did not begin");
+    assert_eq!(store.breaker(&"web".into()).unwrap(), None);
+    let (events, _told) = unbounded_channel();
+    assert!(block_on(driver.roll_back(hook.clone(), &id, &events)).is_err(), "it was run all the same");
+
+    store.advance(&id, Step::Close, "acknowledged", &Moment::now()).unwrap();
+    let rehearsed = detect(&store);
+    let dry = Live { dry_run: true, ..live(Mode::Enforce) };
+    driver.settle(&web, &rehearsed, &dry).unwrap();
+    let (observed, events) = prepare(&driver, &hook, &rehearsed);
+    assert_eq!(observed.state, State::Observed);
+    assert!(matches!(&events[..], [RollbackEvent::Rehearsed { .. }]), "{events:?}");
+    assert_eq!(fs::read_to_string(log).unwrap().lines().last(), Some("pre 1 1 test-bad-build"));
 }
 
 /// From the verdict to the hook's first instruction: the incident and the intent are written durably on the way.

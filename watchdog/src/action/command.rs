@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::target::Target;
 use crate::config::ExecConfig;
-use crate::incident::{Incident, IncidentId};
+use crate::incident::{Incident, IncidentId, State};
 use crate::model::{BuildId, EndpointName, ServiceName};
 
 /// Version of the payload's schema: counted up when a field changes its meaning or goes; new fields may appear.
@@ -90,11 +90,9 @@ pub struct HookRequest {
 }
 
 impl HookRequest {
-    /// The rollback to a good build.
-    pub(super) fn of(incident: &Incident, good_build: &BuildId, attempt: u32) -> Self {
-        let rollback = Self::about(incident, HookKind::Rollback, None);
-        let good_build = if rollback.test { TEST_GOOD_BUILD.into() } else { good_build.clone() };
-        Self { good_build: Some(good_build), attempt, ..rollback }
+    /// The rollback to the incident's good build.
+    pub(super) fn of(incident: &Incident, attempt: u32) -> Self {
+        Self { attempt, ..Self::about(incident, HookKind::Rollback, None) }
     }
 
     /// The first attempt of one of the hooks beside it.
@@ -126,9 +124,17 @@ impl HookRequest {
 
     /// The same in every attempt, and no other run's: letters, digits, `-` and `_`.
     pub fn idempotency_key(&self) -> String {
-        let repeat = self.told.as_ref().map_or(0, |told| told.repeat);
-        let suffix = if repeat == 0 { String::new() } else { format!("-{repeat}") };
-        format!("{}-{}{suffix}", self.incident, self.hook.name())
+        let mut key = format!("{}-{}", self.incident, self.hook.name());
+        if let Some(told) = &self.told {
+            // An incident may ask first and be escalated later, which is news.
+            if self.hook == HookKind::Escalate && told.outcome != State::Escalated.name() {
+                key.extend(["-", &told.outcome]);
+            }
+            if told.repeat > 0 {
+                key.extend(["-", &told.repeat.to_string()]);
+            }
+        }
+        key
     }
 
     fn good(&self) -> &str {
@@ -307,6 +313,9 @@ mod tests {
         assert_eq!(request.idempotency_key(), "20170127-00000000-escalate");
         request.told = told(2);
         assert_eq!(request.idempotency_key(), "20170127-00000000-escalate-2");
+        request.told.as_mut().unwrap().outcome = "awaiting_approval".to_owned();
+        assert_eq!(request.idempotency_key(), "20170127-00000000-escalate-awaiting_approval-2");
+        request.told.as_mut().unwrap().outcome = "escalated".to_owned();
         let json: serde_json::Value = serde_json::from_slice(&request.json().unwrap()).unwrap();
         assert_eq!((&json["outcome"], &json["repeat"]), (&"escalated".into(), &2.into()));
     }

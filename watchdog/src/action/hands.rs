@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::command::HookRequest;
-use super::hook::{Begun, begin};
+use super::hook::{Begun, begin, run_hook};
 use super::output::Pump;
 use super::process::{end_group, ended, find, is_alive};
 use super::{HookRun, attempt};
-use crate::config::RollbackConfig;
+use crate::config::{HookConfig, RollbackConfig};
 use crate::incident::{HookProcess, IncidentId, Moment};
 
 /// A value that is there later.
@@ -31,6 +31,9 @@ pub trait Hands: Send + Sync {
         hook: &'a RollbackConfig,
         request: &'a HookRequest,
     ) -> Later<'a, Result<Box<dyn StartedHook>, String>>;
+
+    /// Runs a hook beside the rollback to its end, as often as it asks for that and its `retries` allow.
+    fn run<'a>(&'a self, hook: &'a HookConfig, request: &'a HookRequest) -> Later<'a, HookRun>;
 
     /// The running hook of an incident, whoever started it.
     fn find(&self, incident: &IncidentId) -> Option<HookProcess>;
@@ -82,6 +85,10 @@ impl Hands for OwnHands {
             let begun = begin(&hook.hook, request).await?;
             Ok(Box::new(begun) as Box<dyn StartedHook>)
         })
+    }
+
+    fn run<'a>(&'a self, hook: &'a HookConfig, request: &'a HookRequest) -> Later<'a, HookRun> {
+        Box::pin(run_hook(hook, request))
     }
 
     fn find(&self, incident: &IncidentId) -> Option<HookProcess> {

@@ -28,10 +28,13 @@ pub use hook::{run_hook, run_once};
 pub use rollback::{Driver, RollbackError, RollbackEvent};
 pub use settle::{Live, OperateError, Reconciled};
 
-use crate::config::ServiceConfig;
+use crate::config::{HookConfig, RollbackConfig, ServiceConfig};
 use crate::incident::IncidentId;
 use crate::model::{EndpointName, ServiceName};
 use crate::store::HookEnd;
+
+/// Bytes of what a hook said last that are put into a sentence.
+const MAX_SAID: usize = 300;
 
 /// How one run of the hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -122,6 +125,18 @@ impl HookRun {
         }
     }
 
+    /// How it ended, and the last line that it wrote, for people.
+    pub(crate) fn sentence(&self) -> String {
+        let said =
+            [&self.stderr, &self.stdout].into_iter().find_map(|text| text.trim_end().lines().next_back());
+        match said {
+            Some(said) => {
+                format!("{}; it said: {}", self.outcome, &said[..said.floor_char_boundary(MAX_SAID)])
+            }
+            None => self.outcome.to_string(),
+        }
+    }
+
     pub(crate) fn end(&self) -> HookEnd {
         let (exit_code, signal) = match self.outcome {
             HookOutcome::Done => (Some(0), None),
@@ -144,6 +159,16 @@ impl HookRun {
     }
 }
 
+/// The hook that a service has for this, if any.
+pub(crate) fn hook_of(rollback: &RollbackConfig, kind: HookKind) -> Option<&HookConfig> {
+    match kind {
+        HookKind::Pre => rollback.pre.as_ref(),
+        HookKind::Rollback => Some(&rollback.hook),
+        HookKind::Post => rollback.post.as_ref(),
+        HookKind::Escalate => rollback.escalate.as_ref(),
+    }
+}
+
 /// There is nothing to test.
 #[derive(Debug, thiserror::Error)]
 pub enum NoHook {
@@ -159,13 +184,8 @@ pub enum NoHook {
 /// roll back to. Nothing is journaled and nothing is tried again.
 pub async fn hook_test(service: &ServiceConfig, kind: HookKind) -> Result<HookRun, NoHook> {
     let rollback = service.rollback.as_ref().ok_or_else(|| NoHook::NoRollback(service.name.clone()))?;
-    let hook = match kind {
-        HookKind::Pre => rollback.pre.as_ref(),
-        HookKind::Rollback => Some(&rollback.hook),
-        HookKind::Post => rollback.post.as_ref(),
-        HookKind::Escalate => rollback.escalate.as_ref(),
-    };
-    let hook = hook.ok_or_else(|| NoHook::NotConfigured { service: service.name.clone(), kind })?;
+    let hook = hook_of(rollback, kind)
+        .ok_or_else(|| NoHook::NotConfigured { service: service.name.clone(), kind })?;
     let now = crate::incident::Moment::now();
     let told = matches!(kind, HookKind::Post | HookKind::Escalate).then(|| Told {
         outcome: if kind == HookKind::Post { "recovered" } else { "escalated" }.to_owned(),

@@ -6,16 +6,14 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::attempt::milliseconds;
-use super::command::HookRequest;
+use super::command::{HookKind, HookRequest};
 use super::failpoint::{FailPoint, Point};
 use super::hands::{Hands, OwnHands};
 use super::hook::{BACKOFF, pause};
 use super::{HookOutcome, HookRun, failpoint};
-use crate::config::RollbackConfig;
+use crate::config::{HookConfig, RollbackConfig};
 use crate::incident::{HookProcess, Incident, IncidentId, Step};
-use crate::model::BuildId;
 use crate::store::{HookEnd, Store, StoreError};
-
 
 /// What the driver tells the agent, for the log, the metrics and the status. All of it is on disk already.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +26,17 @@ pub enum RollbackEvent {
     HookEnded {
         incident: IncidentId,
         attempt: u32,
+        run: HookRun,
+    },
+    /// The hook before the rollback is done.
+    Prepared {
+        incident: IncidentId,
+        run: HookRun,
+    },
+    /// A hook that tells others has ended, be it well or not.
+    BesideEnded {
+        incident: IncidentId,
+        kind: HookKind,
         run: HookRun,
     },
     /// The hook asked for it: the next attempt begins after this pause.
@@ -56,6 +65,8 @@ impl RollbackEvent {
         match self {
             Self::HookStarted { incident, .. }
             | Self::HookEnded { incident, .. }
+            | Self::Prepared { incident, .. }
+            | Self::BesideEnded { incident, .. }
             | Self::TryAgain { incident, .. }
             | Self::Verifying { incident }
             | Self::Rehearsed { incident, .. }
@@ -109,6 +120,43 @@ impl Driver {
         self
     }
 
+    /// Runs the hook before the rollback of an armed incident, which stays armed when that is done. Else nothing is rolled back:
+    /// it is escalated, or (a dry run) observed.
+    ///
+    /// The ledger knows nothing of this hook, as nothing follows from it but what comes next: the next agent runs it again.
+    pub async fn prepare(
+        &self,
+        pre: &HookConfig,
+        id: &IncidentId,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        let result = self.run_before(pre, id, events).await;
+        self.or_escalate(result, id, "the hook before the rollback could not be run", events).await
+    }
+
+    async fn run_before(
+        &self,
+        pre: &HookConfig,
+        id: &IncidentId,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        let of = id.clone();
+        let incident = self.durable(move |store| store.incident(&of)).await?;
+        let run = self.hands.run(pre, &HookRequest::about(&incident, HookKind::Pre, None)).await;
+        if run.outcome == HookOutcome::Done {
+            tell(events, RollbackEvent::Prepared { incident: id.clone(), run });
+            return Ok(incident);
+        }
+        let why = format!("the hook before the rollback did not succeed: {}", run.sentence());
+        if !incident.dry_run {
+            return self.give_up(id, format!("not rolled back: {why}"), events).await;
+        }
+        let note = format!("the dry run is over: {why}");
+        let observed = self.advance(id, Step::Observe, note.clone()).await?;
+        tell(events, RollbackEvent::Rehearsed { incident: id.clone(), note });
+        Ok(observed)
+    }
+
     /// Journals the intent of an armed incident, runs its hook, again as often as it asks for that and `retries` allow, and
     /// writes down what follows. Returns the incident, verifying, escalated or (a dry run) observed.
     ///
@@ -150,7 +198,7 @@ impl Driver {
             let (of, now) = (id.clone(), self.hands.now());
             let incident = self.durable(move |store| store.journal_intent(&of, attempt, &note, &now)).await?;
             self.fail.reached(Point::IntentJournaled);
-            let run = self.attempt(hook, &incident, &good_build, attempt, events).await?;
+            let run = self.attempt(hook, &incident, attempt, events).await?;
             let again = run.outcome.asks_again() && attempt < last_attempt;
             let step = match run.outcome {
                 _ if again => Step::TryAgain,
@@ -178,11 +226,10 @@ impl Driver {
         &self,
         hook: &RollbackConfig,
         incident: &Incident,
-        good_build: &BuildId,
         attempt: u32,
         events: &UnboundedSender<RollbackEvent>,
     ) -> Result<HookRun, RollbackError> {
-        let request = HookRequest::of(incident, good_build, attempt);
+        let request = HookRequest::of(incident, attempt);
         let running = match self.hands.spawn(hook, &request).await {
             Ok(running) => running,
             Err(why) => return Ok(HookRun::not_started(why)),

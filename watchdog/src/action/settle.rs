@@ -73,13 +73,18 @@ impl Known {
     ) -> Decision {
         let hook = service.rollback.as_ref();
         let bad_build = &incident.bad_build;
+        // Decided on as a build on probation; whoever condemned it since said what the verdict says.
+        let bad_state = match self.bad_state {
+            Some(BuildState::Condemned) if incident.state == State::Armed => Some(BuildState::Probation),
+            state => state,
+        };
         decide(&Facts {
             mode: live.mode,
             dry_run: live.dry_run || incident.dry_run,
             approved,
             hook_configured: hook.is_some(),
             bad_build,
-            bad_state: self.bad_state,
+            bad_state,
             good_build: incident.good_build.as_ref().map(|build| (build, self.good_state)),
             newer_build: live.newer_build.as_ref(),
             rollback_under_way: self.under_way.as_ref().map(|incident| &incident.id),
@@ -127,11 +132,12 @@ impl Driver {
             Decision::Rehearse => {
                 (Step::ArmRehearsal, format!("dry run: the hook for {good} runs in its test mode"))
             }
-            Decision::Observe { refusal: None } => (Step::Observe, format!("{WOULD_HAVE_RUN}, back to {good}")),
-            Decision::Observe { refusal: Some(reason) } => (
-                Step::Observe,
-                format!("{WOULD_NOT_HAVE_RUN}, because {reason}"),
-            ),
+            Decision::Observe { refusal: None } => {
+                (Step::Observe, format!("{WOULD_HAVE_RUN}, back to {good}"))
+            }
+            Decision::Observe { refusal: Some(reason) } => {
+                (Step::Observe, format!("{WOULD_NOT_HAVE_RUN}, because {reason}"))
+            }
             Decision::Ask { because } => {
                 let why = match because {
                     Some(reason) => format!("not rolled back: {reason}"),

@@ -6,6 +6,7 @@
 //! the loop goes on.
 
 mod account;
+mod beside;
 mod comparing;
 mod coverage;
 mod environment;

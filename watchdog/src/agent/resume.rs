@@ -41,6 +41,7 @@ impl Agent {
                 }
                 Reconciliation::Verify => self.go_on_verifying(service, incident),
                 Reconciliation::Rehearsed { note } => {
+                    self.tell_end(&incident, State::Observed, &note);
                     let (service, incident) = (&incident.service, incident.id.as_str());
                     Event::IncidentStep { service, incident, step: &note }.emit(&mut self.counters);
                 }
@@ -110,7 +111,7 @@ impl Agent {
         Event::IncidentStep { service: &incident.service, incident: id.as_str(), step: &step }
             .emit(&mut self.counters);
         if let (Operator::Approved { .. }, Some(service)) = (decision, service) {
-            self.run_hook(service, incident);
+            self.prepare(service, incident);
         }
         Outcome::Done(format!("{}; `load-watchdog incidents show {id}` follows it", verb(decision)))
     }

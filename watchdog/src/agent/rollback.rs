@@ -1,6 +1,7 @@
 //! From "exceeds" to recovered or escalated: the incident's steps, each on disk before its effect.
 
 use super::Agent;
+use super::beside::reminder;
 use super::repeats::with_repeat;
 use super::verifying::Verifying;
 use crate::action::{Live, RollbackEvent};
@@ -11,7 +12,7 @@ use crate::store::StoreError;
 use crate::verdict::{Evidence, Repeat, Verdict};
 
 /// What waits for a person is told again this often, until somebody acknowledges it or decides.
-const REMIND_EVERY_NS: u64 = 600_000_000_000;
+pub(super) const REMIND_EVERY_NS: u64 = 600_000_000_000;
 /// What could not be written to the ledger is tried again this often.
 const TRY_AGAIN_EVERY_NS: u64 = 1_000_000_000;
 
@@ -43,7 +44,10 @@ pub(super) struct Active {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    AwaitingApproval { told_mono_ns: u64 },
+    AwaitingApproval {
+        told_mono_ns: u64,
+    },
+    /// The hook before the rollback, or the rollback's own.
     Hook,
     Verifying(Box<Verifying>),
 }
@@ -176,11 +180,19 @@ impl Agent {
     }
 
     pub(super) fn decide_incident(&mut self, service: usize, incident: Incident) {
+        self.decide(service, incident, false);
+    }
+
+    /// `prepared`: the hook before the rollback is done, so the rollback's own is next.
+    pub(super) fn decide(&mut self, service: usize, incident: Incident, prepared: bool) {
         let settled = self
             .live(service, &incident)
             .and_then(|live| self.driver.settle(&self.services[service].config, &incident.id, &live));
         match settled {
-            Ok((incident, Decision::Act | Decision::Rehearse)) => self.run_hook(service, incident),
+            Ok((incident, Decision::Act | Decision::Rehearse)) if prepared => {
+                self.run_hook(service, incident)
+            }
+            Ok((incident, Decision::Act | Decision::Rehearse)) => self.prepare(service, incident),
             Ok((incident, decision)) => self.tell_decision(service, incident, &decision),
             Err(error) => {
                 self.report::<(), _>("deciding an incident", Err(error));
@@ -231,6 +243,7 @@ impl Agent {
         Event::IncidentStep { service: &incident.service, incident: incident.id.as_str(), step: &step }
             .emit(&mut self.counters);
         if asks {
+            self.tell_people(&incident, &step, 0);
             let phase = Phase::AwaitingApproval { told_mono_ns: now_mono_ns };
             self.incidents.active.push(Active { incident, service, phase });
         }
@@ -254,6 +267,10 @@ impl Agent {
 
     /// What the driver tells; all of it is on disk.
     pub(super) fn on_rollback_event(&mut self, event: RollbackEvent, now_mono_ns: u64) {
+        if let RollbackEvent::BesideEnded { incident, kind, run } = &event {
+            self.beside_ended(incident, *kind, run);
+            return;
+        }
         let id = event.incident().clone();
         let Some(index) = self.incidents.active.iter().position(|active| active.incident.id == id) else {
             self.of_nobody(event);
@@ -264,6 +281,15 @@ impl Agent {
         self.refresh_state(service, &bad);
         let name = self.services[service].config.name.clone();
         let step = match event {
+            RollbackEvent::BesideEnded { .. } => return,
+            RollbackEvent::Prepared { run, .. } => {
+                let step =
+                    format!("the hook before the rollback ended after {} ms: {}", run.took_ms, run.outcome);
+                Event::IncidentStep { service: &name, incident: id.as_str(), step: &step }
+                    .emit(&mut self.counters);
+                self.prepared(index);
+                return;
+            }
             RollbackEvent::HookStarted { attempt, pid, .. } => {
                 let detected = &self.incidents.active[index].incident.detected;
                 let after = detected.until(&Moment::now()).as_secs_f64();
@@ -281,15 +307,19 @@ impl Agent {
                 "verifying that the good build serves and its cost is back".to_owned()
             }
             RollbackEvent::Rehearsed { note, .. } => {
-                self.incidents.active.swap_remove(index);
+                let Active { incident, .. } = self.incidents.active.swap_remove(index);
+                self.tell_end(&incident, State::Observed, &note);
                 note
             }
             RollbackEvent::Escalated { note, .. } => {
                 let Active { incident, .. } = self.incidents.active.swap_remove(index);
-                let on_disk = self.store.incident(&id).is_ok_and(|found| found.state == State::Escalated);
-                if !on_disk {
-                    self.escalate_later(&id, &note);
-                }
+                let incident = match self.store.incident(&id) {
+                    Ok(found) if found.state == State::Escalated => found,
+                    _ => {
+                        self.escalate_later(&id, &note);
+                        incident
+                    }
+                };
                 self.escalated(incident, "failed", &note);
                 return;
             }
@@ -300,7 +330,9 @@ impl Agent {
     /// The end of a hook whose service was taken out of the configuration meanwhile: nothing can be verified.
     fn of_nobody(&mut self, event: RollbackEvent) {
         match event {
-            RollbackEvent::Verifying { incident } => self.give_up(&incident, REMOVED),
+            RollbackEvent::Verifying { incident } | RollbackEvent::Prepared { incident, .. } => {
+                self.give_up(&incident, REMOVED);
+            }
             RollbackEvent::Escalated { incident, note } => match self.store.incident(&incident) {
                 Ok(found) if found.state == State::Escalated => self.escalated(found, "failed", &note),
                 _ => self.escalate_later(&incident, &note),
@@ -341,6 +373,8 @@ impl Agent {
             detail: note,
         }
         .emit(&mut self.counters);
+        self.tell_people(&incident, note, 0);
+        self.tell_end(&incident, State::Escalated, note);
         self.incidents.escalated.push((incident, self.last_tick_mono_ns));
     }
 
@@ -359,7 +393,8 @@ impl Agent {
     /// Tells again what waits for a person, and tries again what could not be written.
     pub(super) fn remind(&mut self, now_mono_ns: u64) {
         let is_due = |told_mono_ns: &mut u64| {
-            let due = now_mono_ns.saturating_sub(*told_mono_ns) >= REMIND_EVERY_NS;
+            // Zero: not told by this agent.
+            let due = *told_mono_ns == 0 || now_mono_ns.saturating_sub(*told_mono_ns) >= REMIND_EVERY_NS;
             if due {
                 *told_mono_ns = now_mono_ns;
             }
@@ -369,7 +404,7 @@ impl Agent {
         for (incident, told_mono_ns) in &mut self.incidents.escalated {
             if is_due(told_mono_ns) {
                 let step = format!("still escalated, a person is needed: {}", incident.reason);
-                told.push((incident.service.clone(), incident.id.clone(), step));
+                told.push((incident.clone(), step));
             }
         }
         for Active { incident, phase, .. } in &mut self.incidents.active {
@@ -377,12 +412,14 @@ impl Agent {
                 && is_due(told_mono_ns)
             {
                 let step = format!("{}: {}", ask(incident), incident.reason);
-                told.push((incident.service.clone(), incident.id.clone(), step));
+                told.push((incident.clone(), step));
             }
         }
-        for (service, incident, step) in told {
-            Event::IncidentStep { service: &service, incident: incident.as_str(), step: &step }
+        let now = Moment::now();
+        for (incident, step) in told {
+            Event::IncidentStep { service: &incident.service, incident: incident.id.as_str(), step: &step }
                 .emit(&mut self.counters);
+            self.tell_people(&incident, &step, reminder(incident.state_since.until(&now)));
         }
         if now_mono_ns.saturating_sub(self.incidents.tried_mono_ns) >= TRY_AGAIN_EVERY_NS {
             self.incidents.tried_mono_ns = now_mono_ns;

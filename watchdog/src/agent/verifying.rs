@@ -158,6 +158,7 @@ impl Agent {
             detail: &note,
         }
         .emit(&mut self.counters);
+        self.tell_end(&incident, State::Recovered, &note);
     }
 
     /// A build whose condemnation was lifted is judged anew when it comes back.

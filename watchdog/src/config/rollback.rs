@@ -19,11 +19,7 @@ pub(super) fn read(node: &Node<'_>, findings: &mut Findings) -> Option<RollbackC
     let verify_within =
         duration(&mut section, findings, "verify_within", second, day, defaults::VERIFY_WITHIN);
     let dry_run = section.take("dry_run").and_then(|node| values::flag(&node, findings)).unwrap_or(false);
-    let mut beside = |key| {
-        let node = section.take(key)?;
-        findings.warn(&node.path, &node.span(), "checked, but not run in this version");
-        hook::read_table(&node, findings)
-    };
+    let mut beside = |key| section.take(key).and_then(|node| hook::read_table(&node, findings));
     let (pre, post, escalate) = (beside("pre"), beside("post"), beside("escalate"));
     section.finish(findings);
     Some(RollbackConfig {

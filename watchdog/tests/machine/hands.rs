@@ -7,7 +7,7 @@ use std::time::Duration;
 use watchdog::action::{
     FailPoint, Hands, HookOutcome, HookRequest, HookRun, Later, Point, StartedHook, WatchedHook,
 };
-use watchdog::config::RollbackConfig;
+use watchdog::config::{HookConfig, RollbackConfig};
 use watchdog::incident::{HookProcess, IncidentId, Moment, State};
 
 use super::plan::{End, Hook};
@@ -144,6 +144,10 @@ impl Hands for SimHands {
         drop(world);
         let hook = SimHook { sim, process, run: index, plan };
         Box::pin(std::future::ready(Ok(Box::new(hook) as Box<dyn StartedHook>)))
+    }
+
+    fn run<'a>(&'a self, _: &'a HookConfig, _: &'a HookRequest) -> Later<'a, HookRun> {
+        unreachable!("no hook stands beside the rollback in this world")
     }
 
     fn find(&self, incident: &IncidentId) -> Option<HookProcess> {
