@@ -141,10 +141,13 @@ fn the_exported_figures_are_the_servers_own_and_never_go_back() {
             };
             let all = own.cost("login").count + own.cost("browse").count == 200
                 && watched("login") + watched("browse") >= 200.0;
-            // Of the time that was given to requests the agent hears with its next tick.
-            let cost = metrics.sum("load_watchdog_request_cpu_seconds_sum", &[]);
-            let given = metrics.sum("load_watchdog_attributed_cpu_seconds_total", &[]);
-            Ok((all && given >= cost).then_some((own, metrics)))
+            // Of the time that was given to requests the agent hears with its next tick. What asking for the server's own
+            // figures costs is a request as well, and always ahead of that tick.
+            let cost = |name: &str| {
+                metrics.sum("load_watchdog_request_cpu_seconds_sum", &[("endpoint", name)]).unwrap_or(0.0)
+            };
+            let given = metrics.sum("load_watchdog_attributed_cpu_seconds_total", &[]).unwrap_or(0.0);
+            Ok((all && given >= cost("login") + cost("browse")).then_some((own, metrics)))
         })
         .unwrap();
     for (name, own) in [("login", own.cost("login")), ("browse", own.cost("browse"))] {

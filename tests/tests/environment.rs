@@ -319,6 +319,7 @@ fn while_a_neighbour_is_slow_too_the_verdict_waits_and_then_goes_on() {
 
 /// Flask is Python: the first half minute of a worker may cost four times as much, and is not told by the configuration.
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn a_runtime_that_starts_cold_is_known_and_what_it_may_cost_is_shown() {
     let Some(site) = site_or_skip() else { return };
     if let Err(error) = gunicorn() {

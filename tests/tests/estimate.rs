@@ -47,6 +47,7 @@ fn the_estimate_agrees_with_what_was_charged_to_requests() {
 
 /// Requests are read by one thread and handled by two others, four at a time.
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn the_estimate_agrees_where_a_pool_does_the_work() {
     agrees(&["--model", "pool", "--pool-read", "poller", "--workers", "2"]);
 }

@@ -14,9 +14,9 @@ use crate::model::BuildId;
 const MIN_REQUESTS: u64 = 5;
 /// Requests count for at most so many times the limit, as in the evidence.
 const CAP: f64 = 50.0;
-/// Means of two builds with the same fault differ by this factor at most. The intervals of a handful of requests are so wide
-/// that nearly every two of them overlap.
-const ALIKE: f64 = 1.3;
+/// Means of two builds with the same fault differ by this factor at most: on a crowded host those of six requests each are
+/// up to a third apart. The intervals of a handful of requests are so wide that nearly every two of them overlap.
+const ALIKE: f64 = 1.5;
 /// An interval's upper end beyond so many times the mean says nothing.
 const VAGUE: f64 = 10.0;
 
@@ -44,7 +44,7 @@ pub struct Repeat {
 }
 
 /// Whether the build of `new` costs what the condemned one did: the same endpoint and outcome, intervals that overlap, and
-/// means within 30 % of each other.
+/// means within a factor of 1.5.
 pub fn repeats(new: &Evidence, condemned: &Condemned<'_>) -> Option<Repeat> {
     let (lower, upper) = new.interval_cpu_seconds?;
     let (requests, mean, interval) = stored(new, condemned).or_else(|| told(new, condemned))?;
