@@ -28,3 +28,17 @@ CREATE TABLE pause (
     since_boot TEXT NOT NULL,
     lasts_ms INTEGER NOT NULL
 ) STRICT;
+
+-- The pause before another attempt that the hook asked for had no state of its own.
+INSERT INTO incident_events (incident, at_unix_ms, at_mono_ns, at_boot, from_state, to_state, note)
+SELECT id, state_since_unix_ms, state_since_mono_ns, state_since_boot, state, 'armed',
+    'the hook had asked to be tried again'
+FROM incidents
+WHERE state = 'hook_running' AND (
+    SELECT outcome FROM hook_attempts WHERE incident = incidents.id ORDER BY attempt DESC LIMIT 1
+) IS NOT NULL;
+
+UPDATE incidents SET state = 'armed'
+WHERE state = 'hook_running' AND (
+    SELECT outcome FROM hook_attempts WHERE incident = incidents.id ORDER BY attempt DESC LIMIT 1
+) IS NOT NULL;
