@@ -423,8 +423,8 @@ fn the_hook_before_the_rollback_comes_first_and_the_rails_are_asked_again() {
     assert_eq!(run(&driver, &hook, &id).0.state, State::Verifying);
     let first_of_bad = BAD.lines().next().unwrap();
     let lines = ["pre 1", "pre 2", "pre 1", "pre 2", "rollback 1"];
-    let expected: String = lines.iter().map(|line| format!("{line} 0 {first_of_bad}\n")).collect();
-    assert_eq!(fs::read_to_string(log).unwrap(), expected);
+    let expected = lines.map(|line| format!("{line} 0 {first_of_bad}"));
+    assert_eq!(fs::read_to_string(log).unwrap().lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]

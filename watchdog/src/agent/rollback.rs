@@ -190,7 +190,7 @@ impl Agent {
             .and_then(|live| self.driver.settle(&self.services[service].config, &incident.id, &live));
         match settled {
             Ok((incident, Decision::Act | Decision::Rehearse)) if prepared => {
-                self.run_hook(service, incident)
+                self.run_hook(service, incident);
             }
             Ok((incident, Decision::Act | Decision::Rehearse)) => self.prepare(service, incident),
             Ok((incident, decision)) => self.tell_decision(service, incident, &decision),
