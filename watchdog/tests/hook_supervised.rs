@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use support::crash::{Hook, Under, driver, has_ended, killed, next_agent, records
 use support::{block_on, detect, last_note, live, rollback, rollback_by, runs, service};
 use tempfile::TempDir;
 use tokio::sync::mpsc::unbounded_channel;
-use watchdog::action::Point;
+use watchdog::action::{Driver, Point, Recorder, SUPERVISE};
 use watchdog::config::{ExecConfig, Mode, RollbackConfig};
 use watchdog::incident::{Attempt, Incident, State};
 use watchdog::store::Store;
@@ -224,6 +225,62 @@ fn what_stops_everything_around_the_hook_does_not_stop_who_records_it() {
         }
     });
     assert_eq!((incident.state, attempt.exit_code), (State::Escalated, Some(4)));
+}
+
+#[test]
+fn a_supervisor_inherits_neither_environment_nor_descriptors_of_the_agent() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("leaked");
+    fs::write(&path, "").unwrap();
+    // Without close-on-exec, as a careless library would leave it.
+    let leaked = nix::unistd::dup(fs::File::open(&path).unwrap()).unwrap();
+    let hook = rollback(["/bin/sh", "-c", "sleep 0.5"]);
+    let (incident, _) = run(&dir, &hook, Under::Supervisor, move |pid| {
+        let supervisor = parent(pid);
+        assert_eq!(fs::read(format!("/proc/{supervisor}/environ")).unwrap(), b"");
+        let open: Vec<_> = fs::read_dir(format!("/proc/{supervisor}/fd"))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+            .collect();
+        let files: Vec<_> = open.iter().filter(|target| target.starts_with("/")).collect();
+        // Its standard error, and the attempt's lock; the order is a memory file, which has a name too.
+        let is_its_own = |target: &Path| {
+            target == Path::new("/dev/null")
+                || target.extension().is_some_and(|extension| extension == "run")
+                || target.starts_with("/memfd:load-watchdog-order (deleted)")
+        };
+        assert!(files.iter().all(|target| is_its_own(target)), "{open:?}");
+    });
+    assert_eq!(incident.state, State::Verifying);
+    drop(leaked);
+}
+
+#[test]
+fn people_are_told_that_a_supervisor_is_not_for_them() {
+    let run = |argument: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_load-watchdog"));
+        command.arg(argument).stdin(Stdio::null()).output().unwrap()
+    };
+    let refused = run(SUPERVISE);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("load-watchdog hook test"));
+    assert!(!String::from_utf8_lossy(&run("--help").stdout).contains(SUPERVISE), "it is in the help");
+}
+
+/// A bad build serves: better a rollback that a later agent cannot judge than none.
+#[test]
+fn a_hook_runs_without_a_supervisor_where_none_can_be_started() {
+    let dir = TempDir::new().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("state")).unwrap());
+    let recorder = Recorder::with_program(&dir.path().join("state"), Path::new("/no/such/agent")).unwrap();
+    let driver = Driver::new(Arc::clone(&store)).with_recorder(recorder);
+    let hook = rollback(["/bin/sh", "-c", "echo here"]);
+    let id = detect(&store);
+    driver.settle(&service(Some(hook.clone())), &id, &live(Mode::Enforce)).unwrap();
+    let (events, _told) = unbounded_channel();
+    let incident = block_on(driver.roll_back(hook, &id, &events)).unwrap();
+    assert_eq!(incident.state, State::Verifying);
+    assert_eq!(store.attempts(&id).unwrap().remove(0).stdout, "here\n");
 }
 
 /// Descriptors, directory, mask, group, signals, environment, user and groups.

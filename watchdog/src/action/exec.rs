@@ -52,6 +52,10 @@ pub(super) type Started = (Child, HookProcess, OwnedFd, OwnedFd);
 
 /// A program with everything that is looked up before it is started, so that another process can start it.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "its fields are no invariant that the unsafe call relies on"
+)]
 pub(super) struct Prepared {
     /// The program and its arguments, without placeholders.
     argv: Vec<String>,
@@ -160,7 +164,7 @@ pub(super) fn close_others() {
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-/// An agent that got its capabilities as ambient ones (systemd's AmbientCapabilities) does not hand them on to a hook.
+/// An agent that got its capabilities as ambient ones (systemd's `AmbientCapabilities`) does not hand them on to a hook.
 fn drop_ambient() {
     // SAFETY: plain system call without pointers.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };

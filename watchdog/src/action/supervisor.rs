@@ -52,17 +52,12 @@ pub(super) enum Word {
 
 /// Supervises one run of a hook.
 pub fn supervise() -> ExitCode {
-    let mut text = Vec::new();
-    let order: Order = match io::stdin().read_to_end(&mut text).map(|_| serde_json::from_slice(&text)) {
-        Ok(Ok(order)) => order,
-        _ => {
-            eprintln!(
-                "load-watchdog: {SUPERVISE} is what the agent starts hooks with; `load-watchdog hook test SERVICE` tries one"
-            );
-            return ExitCode::from(64);
-        }
+    let Some(order) = order() else {
+        eprintln!(
+            "load-watchdog: {SUPERVISE} is what the agent starts hooks with; `load-watchdog hook test SERVICE` tries one"
+        );
+        return ExitCode::from(64);
     };
-    drop(text);
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             runtime.block_on(run(order));
@@ -73,6 +68,15 @@ pub fn supervise() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// From a sealed file in memory; nothing else is read, be it a terminal.
+fn order() -> Option<Order> {
+    let mut stdin = io::stdin();
+    fcntl(stdin.as_fd(), FcntlArg::F_GET_SEALS).ok()?;
+    let mut text = Vec::new();
+    stdin.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 async fn run(order: Order) {

@@ -43,7 +43,11 @@ impl Agent {
                     let (service, incident) = (&incident.service, incident.id.as_str());
                     Event::IncidentStep { service, incident, step: &note }.emit(&mut self.counters);
                 }
-                Reconciliation::Escalate { note } => self.escalated(incident, "unknown", &note),
+                Reconciliation::Escalate { note } => {
+                    let attempts = self.store.attempts(&incident.id)?;
+                    let is_known = attempts.last().is_some_and(|last| last.outcome.is_some());
+                    self.escalated(incident, if is_known { "failed" } else { "unknown" }, &note);
+                }
             }
         }
         Ok(())
