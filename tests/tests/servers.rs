@@ -34,7 +34,7 @@ fn holds(name: &str) {
         for keep_alive in [kept_first, !kept_first].into_iter().take(if all { 2 } else { 1 }) {
             let mut wrong = Vec::new();
             for requests in LONGER.map(|times| times * REQUESTS) {
-                let trial = Trial { concurrency, keep_alive, requests, contended: false };
+                let trial = Trial { concurrency, keep_alive, requests, contended: false, distant: false };
                 let outcome = session
                     .run(&mut kernel, trial)
                     .unwrap_or_else(|error| panic!("{name}, {trial}: {error:#}"));
