@@ -128,6 +128,15 @@ impl Session {
         Ok(session)
     }
 
+    pub fn target(&self) -> &Target {
+        &self.running.target
+    }
+
+    /// The build slot under which the server is watched.
+    pub fn slot(&self) -> u16 {
+        self.watched.slot
+    }
+
     /// Loads the server and compares.
     pub fn run(&self, kernel: &mut Kernel, trial: Trial) -> anyhow::Result<Outcome> {
         let slots: Vec<u16> =
