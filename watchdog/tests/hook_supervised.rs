@@ -139,21 +139,22 @@ fn a_flood_without_an_agent_neither_blocks_the_hook_nor_fills_the_record() {
 
 #[test]
 fn records_that_cannot_be_believed_are_ignored_and_the_incident_is_escalated() {
-    let spoil: [(&str, &dyn Fn(&Path)); 4] = [
-        ("cut off", &|path| {
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 4] = [
+        ("cut off", |path| {
             let text = fs::read_to_string(path).unwrap();
             fs::write(path, &text[..text.len() / 2]).unwrap();
         }),
-        ("of another process", &|path| {
+        ("of another process", |path| {
             let text = fs::read_to_string(path).unwrap();
             let (before, after) = text.split_once("\"start_ticks\":").unwrap();
             fs::write(path, format!("{before}\"start_ticks\":1{after}")).unwrap();
         }),
-        ("of another incident", &|path| {
+        ("of another incident", |path| {
             let text = fs::read_to_string(path).unwrap();
             fs::write(path, text.replacen("\"incident\":\"", "\"incident\":\"x", 1)).unwrap();
         }),
-        ("open to others", &|path| fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap()),
+        ("open to others", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap()),
     ];
     for (how, spoil) in spoil {
         let dir = TempDir::new().unwrap();
