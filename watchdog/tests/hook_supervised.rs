@@ -31,8 +31,9 @@ fn agent_that_dies() {
 fn ended_alone(dir: &TempDir, hook: Hook) -> (Arc<Store>, Incident) {
     let (store, found) = killed(dir, Point::StartRecorded, hook, Under::Supervisor);
     assert_eq!(found.state, State::HookRunning);
-    let record = format!("{}.1.json", found.id);
-    wait_until("the end was recorded", || records(dir.path()).contains(&record));
+    // The lock goes once the record is durable.
+    let lock = dir.path().join(format!("state/hooks/{}.1.run", found.id));
+    wait_until("the end was recorded", || fs::File::open(&lock).unwrap().try_lock_shared().is_ok());
     (store, found)
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::command::HookRequest;
 use super::hook::{Begun, begin, run_hook};
 use super::process::{POLL, find, is_alive};
-use super::record::{Record, Recorder, Seen};
+use super::record::{Recorder, Seen};
 use super::supervised::Unstarted;
 use super::{HookRun, supervised};
 use crate::config::{HookCall, HookConfig, RollbackConfig};
@@ -50,15 +50,10 @@ pub trait Hands: Send + Sync {
         Seen::Nothing
     }
 
-    /// Waits for the supervisor of an attempt, which holds the hook to the `rest` of its limit. `None`: there was none, or it
-    /// has left no record.
-    fn record<'a>(
-        &'a self,
-        _incident: &'a IncidentId,
-        _attempt: u32,
-        _rest: Duration,
-    ) -> Later<'a, Option<Box<Record>>> {
-        Box::pin(std::future::ready(None))
+    /// Waits for the supervisor of an attempt, which holds the hook to the `rest` of its limit. `Nothing`: there was none;
+    /// `Supervised`: it has left no record that can be believed.
+    fn record<'a>(&'a self, _incident: &'a IncidentId, _attempt: u32, _rest: Duration) -> Later<'a, Seen> {
+        Box::pin(std::future::ready(Seen::Nothing))
     }
 
     /// The ledger has the end of an attempt.
@@ -145,19 +140,19 @@ impl Hands for OwnHands {
         self.recorder.as_ref().map_or(Seen::Nothing, |recorder| recorder.seen(incident, attempt))
     }
 
-    fn record<'a>(
-        &'a self,
-        incident: &'a IncidentId,
-        attempt: u32,
-        rest: Duration,
-    ) -> Later<'a, Option<Box<Record>>> {
+    fn record<'a>(&'a self, incident: &'a IncidentId, attempt: u32, rest: Duration) -> Later<'a, Seen> {
         Box::pin(async move {
-            let recorder = self.recorder.as_ref()?;
+            let Some(recorder) = &self.recorder else { return Seen::Nothing };
+            let was_held = recorder.is_held(incident, attempt);
             let end = Instant::now() + rest + supervised::SLACK;
             while recorder.is_held(incident, attempt) && Instant::now() < end {
                 sleep(POLL).await;
             }
-            recorder.read(incident, attempt).map(Box::new)
+            match recorder.read(incident, attempt) {
+                Some(record) => Seen::Ended(record.into()),
+                None if was_held => Seen::Supervised(None),
+                None => Seen::Nothing,
+            }
         })
     }
 

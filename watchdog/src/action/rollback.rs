@@ -10,7 +10,7 @@ use super::command::{HookKind, HookRequest};
 use super::failpoint::{FailPoint, Point};
 use super::hands::{Hands, OwnHands};
 use super::hook::{BACKOFF, pause};
-use super::record::{Record, Recorder};
+use super::record::{Record, Recorder, Seen};
 use super::{HookOutcome, HookRun, failpoint};
 use crate::config::{HookConfig, RollbackConfig};
 use crate::incident::{HookProcess, Incident, IncidentId, Step};
@@ -329,12 +329,19 @@ impl Driver {
             .and_then(|last| last.started.as_ref())
             .map_or(Duration::ZERO, |started| started.until(&self.hands.now()));
         let rest = timeout.saturating_sub(ran);
-        if let Some(record) = self.hands.record(id, attempt, rest).await.filter(|it| it.is_of(process)) {
-            return self.take_record(*record, events).await;
-        }
+        let was_supervised = match self.hands.record(id, attempt, rest).await {
+            Seen::Ended(record) if record.is_of(process) => return self.take_record(*record, events).await,
+            seen => seen != Seen::Nothing,
+        };
+        // It was gone before anybody but its supervisor could watch it, and that one left nothing.
+        let is_lost = was_supervised && !self.hands.is_alive(process);
         let watched = self.hands.watch(process, rest).await;
         self.fail.reached(Point::Ended);
         let (outcome, step) = match watched.forced {
+            None if is_lost => {
+                let why = "its supervisor left no record that can be believed".to_owned();
+                (HookOutcome::Lost { why }.to_string(), Step::HookFailed)
+            }
             None => {
                 ("ended while a later agent watched; its exit status is unknown".to_owned(), Step::Verify)
             }
