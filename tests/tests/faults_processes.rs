@@ -89,7 +89,7 @@ fn scene(site: Site) -> (Scene, Agent) {
     let mut web = site.web().unwrap();
     // The test switches in its place.
     web.hook = Some(site.hook(&format!("echo $$ >hook.pid; {UNTIL_GO}")).unwrap());
-    web.rollback = "verify_within = \"2s\"\ntimeout = \"30s\"".to_owned();
+    "verify_within = \"2s\"\ntimeout = \"30s\"".clone_into(&mut web.rollback);
     Scene::begin(site, &[web], &[]).unwrap()
 }
 
