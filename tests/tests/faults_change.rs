@@ -15,8 +15,8 @@ use watchdog_tests::harness::executable;
 /// A service that nothing runs of, since a configuration needs one.
 fn other(site: &Site) -> Service {
     let mut other = site.web().unwrap();
-    other.name = "other".to_owned();
-    other.matcher = "{ cmdline = 'no program has this' }".to_owned();
+    "other".clone_into(&mut other.name);
+    "{ cmdline = 'no program has this' }".clone_into(&mut other.matcher);
     other
 }
 

@@ -1,7 +1,5 @@
 //! Deploys at the wrong moment, under the real agent: during a rollback, and two bad ones within a minute.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use watchdog_tests::agent::ENDED;
 use watchdog_tests::agent::scene::{A_WHILE, Scene, UNTIL_GO, incident_of, says};
 use watchdog_tests::agent::site::site_or_skip;

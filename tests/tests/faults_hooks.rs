@@ -63,7 +63,7 @@ fn reply(path: &str) -> Reply {
 fn service(site: &Site, fault: &Fault, endpoint: &Endpoint) -> Service {
     let name = fault.name;
     let mut service = site.web().unwrap();
-    service.name = name.to_owned();
+    name.clone_into(&mut service.name);
     service.matcher = format!("{{ cmdline = '{}/{name}-' }}", site.folder().display());
     service.hook = None;
     let call = match fault.body {

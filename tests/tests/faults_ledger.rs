@@ -15,7 +15,7 @@ use watchdog_tests::agent::Agent;
 use watchdog_tests::agent::scene::{A_WHILE, Scene, UNTIL_GO, WITHIN};
 use watchdog_tests::agent::site::{Site, site_or_skip};
 
-/// Where SQLite's file format has `user_version`, four bytes, big-endian.
+/// Where `SQLite`'s file format has `user_version`, four bytes, big-endian.
 const USER_VERSION_AT: u64 = 60;
 
 fn ledger(site: &Site) -> PathBuf {
@@ -96,7 +96,7 @@ fn without_the_ledger_nothing_is_rolled_back() {
     scene.leave().unwrap();
 }
 
-/// Under the agent's hands. SQLite keeps what it needs of so small a file in memory, and what it writes goes to the journal: either
+/// Under the agent's hands. `SQLite` keeps what it needs of so small a file in memory, and what it writes goes to the journal: either
 /// the incident takes its course, or it is told that the ledger cannot be used.
 #[test]
 #[ignore = "slow: `cargo xtask test --slow` runs it"]

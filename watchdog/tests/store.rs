@@ -136,7 +136,7 @@ fn damage_is_refused_untouched() {
     assert!(error.to_string().contains("nothing in it"), "{error}");
 }
 
-/// SQLite would take what was journaled for one ledger into another.
+/// `SQLite` would take what was journaled for one ledger into another.
 #[test]
 fn a_journal_whose_ledger_is_gone_is_refused_untouched() {
     let dir = TempDir::new().unwrap();
