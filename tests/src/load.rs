@@ -152,6 +152,8 @@ pub struct LoadOptions {
     /// Send the head in so many pieces with a pause between them; 1: whole.
     pub head_pieces: usize,
     pub piece_pause: Duration,
+    /// Between a new connection and its first request, as over a network.
+    pub head_pause: Duration,
     /// Send `Expect: 100-continue` and wait for it before a body.
     pub expect_continue: bool,
     /// Longest time for one request.
@@ -192,6 +194,7 @@ impl LoadOptions {
             keep_alive: true,
             head_pieces: 1,
             piece_pause: Duration::from_millis(2),
+            head_pause: Duration::ZERO,
             expect_continue: false,
             timeout: Duration::from_secs(30),
             log: None,

@@ -69,6 +69,8 @@ fn people_are_asked_then_it_is_prepared_rolled_back_and_told() {
     let _good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
+    // What the good build costs is on disk after a second; an agent that does not know it waits long to verify.
+    std::thread::sleep(Duration::from_millis(1200));
     let _bad = site.deploy("bad", BAD_US).unwrap();
     let load = site.visit_at(60.0).unwrap();
     let incident = agent.wait_for_incident(&["awaiting_approval"], DECIDED_WITHIN).unwrap();
@@ -111,6 +113,7 @@ fn people_are_asked_then_it_is_prepared_rolled_back_and_told() {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn what_cannot_be_prepared_is_escalated_and_told_and_not_rolled_back() {
     let Some(site) = site_or_skip() else { return };
     let mut web = site.web().unwrap();

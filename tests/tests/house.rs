@@ -176,22 +176,39 @@ fn every_line_of_the_threat_model_names_tests_that_exist() {
         if named.is_empty() {
             broken.push(format!("{PAGE}:{}: no test", index + 1));
         }
-        for test in named {
+        for test in &named {
             if !is_test(test) {
                 broken.push(format!("{PAGE}:{}: there is no test {test}", index + 1));
             }
+        }
+        if named.iter().all(|test| is_slow(test)) {
+            broken.push(format!("{PAGE}:{}: slow tests only", index + 1));
         }
     }
     assert!(lines > 20, "{lines} lines were found in {PAGE}");
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+/// The attribute of a test that `cargo xtask test --slow` runs.
+const SLOW: &str = "#[ignore = \"slow: `cargo xtask test --slow` runs it\"]";
+
 /// Whether `path/to/file.rs::name` is a test that is run.
 fn is_test(name: &str) -> bool {
+    follows(name, &["#[test]"]) || is_slow(name)
+}
+
+fn is_slow(name: &str) -> bool {
+    follows(name, &["#[test]", SLOW])
+}
+
+/// Whether the function `path/to/file.rs::name` comes right after these lines.
+fn follows(name: &str, above: &[&str]) -> bool {
     let Some((file, name)) = name.split_once("::") else { return false };
     let Ok(text) = fs::read_to_string(root().join(file)) else { return false };
     let lines: Vec<_> = text.lines().map(str::trim).collect();
-    lines.windows(2).any(|pair| pair[0] == "#[test]" && pair[1].starts_with(&format!("fn {name}(")))
+    lines
+        .windows(above.len() + 1)
+        .any(|lines| lines[..above.len()] == *above && lines[above.len()].starts_with(&format!("fn {name}(")))
 }
 
 /// The lines of a file with their numbers, without comments and without the tests at its end.
@@ -297,6 +314,8 @@ fn has_extension(file: &Path, extensions: &[&str]) -> bool {
 #[test]
 fn tests_are_told_from_other_functions() {
     assert!(is_test("tests/tests/house.rs::tests_are_told_from_other_functions"));
+    assert!(is_slow("tests/tests/incident_days.rs::the_three_days_of_the_incident"));
+    assert!(!is_slow("tests/tests/house.rs::tests_are_told_from_other_functions"));
     assert!(!is_test("tests/tests/house.rs::is_test") && !is_test("tests/tests/none.rs::is_test"));
 }
 

@@ -50,7 +50,7 @@ fn is_counted(name: &str) {
     let server = servers::named(name).unwrap_or_else(|error| panic!("{error:#}"));
     let session = Session::open(&mut kernel, server).unwrap_or_else(|error| panic!("{error:#}"));
     for keep_alive in [true, false] {
-        let trial = Trial { concurrency: 16, keep_alive, requests: 320, contended: false };
+        let trial = Trial { concurrency: 16, keep_alive, requests: 320, contended: false, distant: false };
         let outcome =
             session.run(&mut kernel, trial).unwrap_or_else(|error| panic!("{name}, {trial}: {error:#}"));
         let told = outcome.told(server);
@@ -212,7 +212,7 @@ fn a_connection_that_is_older_than_the_agent_is_counted_and_said_to_be_unreadabl
 fn connections_are_forgotten_when_they_are_closed() {
     let Some(mut kernel) = kernel() else { return };
     let session = Session::open(&mut kernel, servers::named("node-h2c").unwrap()).unwrap();
-    let trial = Trial { concurrency: 8, keep_alive: false, requests: 100, contended: false };
+    let trial = Trial { concurrency: 8, keep_alive: false, requests: 100, contended: false, distant: false };
     let outcome = session.run(&mut kernel, trial).unwrap();
     assert_eq!(outcome.streams.len(), 100);
     std::thread::sleep(Duration::from_millis(300));

@@ -15,6 +15,7 @@ use watchdog_tests::burn::meter::process_cpu_ns;
 use watchdog_tests::harness::Burn;
 use watchdog_tests::load::Target;
 use watchdog_tests::measure::patterns;
+use watchdog_tests::servers::{self, Session};
 use watchdog_tests::skip::kernel_or_skip;
 use watchdog_tests::window::Watched;
 
@@ -62,6 +63,38 @@ fn what_runs_on_is_known_before_it_ends() {
     assert!(figures.attributed_ns * 10 >= figures.process_ns * 8, "{figures:?}");
     drop(burn);
     watched.release(&mut kernel).expect("the slot is given back");
+}
+
+/// Where a reactor reads the head and another thread works, nothing tells whose work that is before the answer; a long one
+/// is believed to be for the request with which its thread was woken.
+#[test]
+fn what_a_reactor_gave_away_is_known_before_it_ends() {
+    let Some(mut kernel) = kernel_or_skip(&KernelOptions::default()) else { return };
+    let session =
+        Session::open(&mut kernel, servers::named("puma-threads").expect("Puma")).expect("it starts");
+    let Target::Tcp(address) = session.target().clone() else { panic!("Puma listens on TCP") };
+    let mut connection = TcpStream::connect(address).expect("a connection");
+    // Longer than Puma's threads look for a request themselves.
+    std::thread::sleep(Duration::from_millis(5));
+    let login = "POST /login HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                 Connection: close\r\nContent-Length: 24\r\n\r\nuser=eve&password=secret";
+    connection.write_all(login.as_bytes()).expect("the request is sent");
+    connection.set_nonblocking(true).expect("a socket");
+    let mut told = 0;
+    let answered = |connection: &mut TcpStream| connection.peek(&mut [0]).is_ok();
+    let end = Instant::now() + Duration::from_mins(1);
+    while !answered(&mut connection) {
+        assert!(Instant::now() < end, "no answer comes");
+        let under_way: Vec<OngoingRequest> =
+            kernel.ongoing().into_iter().filter(|request| request.build_slot == session.slot()).collect();
+        assert!(under_way.len() <= 1, "{under_way:?}");
+        let Some(request) = under_way.first() else { continue };
+        assert_eq!(request.endpoint, LOGIN);
+        told = told.max(request.seen_ns.max(request.oncpu_ns));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(told >= 500_000_000, "only {told} ns of it were known before its answer");
+    session.close(&mut kernel).expect("the slot is given back");
 }
 
 /// A login that never returns, one a second: none of them ever ends, and still the build goes.

@@ -55,6 +55,8 @@ pub const SLOT_MASK: u16 = 0x00ff;
 const _: () = assert!(MAX_BUILD_SLOTS == SLOT_MASK as u32 + 1);
 /// A Go program: requests belong to goroutines, not to threads.
 pub const RUNTIME_GO: u16 = 0x0100;
+/// A Ruby program: its threads take turns under one lock.
+pub const RUNTIME_RUBY: u16 = 0x0200;
 
 /// Status classes: 0 is "no status seen", 1 to 5 are 1xx to 5xx.
 pub const STATUS_CLASSES: u16 = 6;

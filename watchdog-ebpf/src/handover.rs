@@ -16,7 +16,7 @@ use crate::request::{now_ns, ongoing};
 /// A pool's thread that has used less than this, in nanoseconds, has found no work.
 const FOUND_NONE_NS: u64 = 50_000;
 /// Work of less than this is not worth a guess: what a pool's thread does between two jobs takes less.
-const LEAST_WORK_NS: u64 = 250_000;
+pub(crate) const LEAST_WORK_NS: u64 = 250_000;
 /// Work that is given away so soon after a request was received is that request's, in nanoseconds.
 const AT_ONCE_NS: u64 = 2_000_000;
 /// One request in so many gives work away, and at least so many were seen to: then it is a habit of the endpoint.

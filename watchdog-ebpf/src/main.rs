@@ -39,6 +39,7 @@ mod sched;
 mod socket;
 mod streams;
 mod tls;
+mod turns;
 mod uwsgi;
 
 #[cfg(not(test))]

@@ -12,6 +12,7 @@ use crate::handover::{inherit, work_of};
 use crate::maps::{PROCESSES, SLICE_SCRATCH, process_of, set_process, slot_of, thread_of, thread_of_or_new};
 use crate::offsets::Task;
 use crate::request::{charge, leave, now_ns};
+use crate::turns::drop_aside;
 
 #[inline(always)]
 fn tell(ctx: &BtfTracePointContext, kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u16) {
@@ -80,6 +81,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         counters::unattributed(slot, thread.carried_ns);
         counters::kept(slot, thread.carried_ns.wrapping_neg());
         thread.carried_ns = 0;
+        drop_aside(thread, slot);
         // What it uses until its last switch is nobody's: it will receive no request for which to keep it.
         thread.role = 0;
     }

@@ -10,6 +10,7 @@ use crate::counters;
 use crate::goroutine::own;
 use crate::handover::park;
 use crate::maps::{Binding, Connection, ONGOING_REQ, Request, Role, SAMPLES, SERIES, Thread};
+use crate::turns::settle_aside;
 
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
@@ -195,6 +196,7 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
     thread.held_ns += thread.carried_ns;
     counters::kept(slot, thread.carried_ns.wrapping_neg());
     thread.carried_ns = 0;
+    settle_aside(thread, request, cause, slot);
 }
 
 /// Begins the connection's next request. False when the map is full.

@@ -162,6 +162,7 @@ fn send_response(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
         answers(op.thread, place);
     }
     bind(op.thread, request, Cause::Send, op.slot, op.now);
+    op.thread.role |= Role::ANSWERS;
     if records {
         op.connection.phase = phase::RESPONSE;
     } else if op.connection.phase != phase::RESPONSE && !begin_response(op, failed) {

@@ -17,6 +17,7 @@ use crate::maps::{
 use crate::offsets::Task;
 use crate::registers::{SystemCall, call};
 use crate::request::{charge, finish, flush, now_ns, ongoing, take_back, unbind};
+use crate::turns::{answers_later, believe, feed, leave_answered, put_aside};
 
 /// Of a thread that has used so much without a pause, in nanoseconds, it is known whose work it does.
 const LONG_NS: u64 = 200_000_000;
@@ -125,6 +126,8 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
         // A request that never sleeps would not be charged before its end, and a goroutine may end its request on another
         // thread before this one runs again.
         flush(thread, slot);
+    } else {
+        believe(thread, process);
     }
 }
 
@@ -144,7 +147,8 @@ fn of_nobody(task: Task, process: u16, ns: u64) {
 /// connections: accepting and closing them, agreeing on keys. Little is also kept without such a sign, as not every one
 /// can be seen; not more, as a thread that polls while nobody comes would save up for one request.
 #[inline(always)]
-fn carry(thread: &mut Thread, task: Task, process: u16) {
+fn carry(thread: &mut Thread, leaving: &Leaving) {
+    let Leaving { task, process, now, .. } = *leaving;
     let slot = process & SLOT_MASK;
     let held = thread.held_ns;
     if thread.role & (Role::PASSES | Role::RECEIVES) == Role::PASSES {
@@ -165,7 +169,10 @@ fn carry(thread: &mut Thread, task: Task, process: u16) {
     thread.carried_ns += kept;
     counters::kept(slot, kept);
     thread.held_ns = 0;
-    if held != kept {
+    if answers_later(thread, process) {
+        put_aside(thread, process, held - kept, now);
+        believe(thread, process);
+    } else if held != kept {
         of_nobody(task, process, held - kept);
     }
 }
@@ -183,14 +190,18 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         thread.slept_mono_ns = now;
     }
     let owns = thread.binding == Binding::OWN;
-    if !owns {
+    let answers = answers_later(thread, process);
+    if !owns && !answers {
         if let Some(futex) = futex {
             wait(thread, tgid, futex);
         }
         settle(thread, tgid);
     }
+    if answers {
+        leave_answered(thread, now);
+    }
     if !thread.request.is_some() {
-        carry(thread, task, process);
+        carry(thread, leaving);
         return;
     }
     let Some(flags) = flush(thread, slot) else {
@@ -257,13 +268,19 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     // Only one that tells a thread something that receives requests is worth a state of its own here.
     let from = if is_loop { thread_of_or_new(waker) } else { thread_of(waker) };
     let Some(from) = from else { return 0 };
+    let takes_turns = to.as_ref().is_some_and(|to| answers_later(to, process));
+    if takes_turns && let Some(to) = thread_of(woken) {
+        feed(to, from);
+    }
     // Whoever is woken may answer the request before this thread sleeps.
-    if from.role & Role::POOLED != 0 && from.binding != Binding::OWN {
+    if from.role & Role::POOLED != 0 && from.binding != Binding::OWN && !answers_later(from, process) {
         charge(from);
         settle(from, tgid);
         flush(from, process & SLOT_MASK);
     }
-    if futex.is_some_and(|futex| SystemCall::of(woken).waits_for_mutex() || is_lock(tgid, futex)) {
+    if !takes_turns
+        && futex.is_some_and(|futex| SystemCall::of(woken).waits_for_mutex() || is_lock(tgid, futex))
+    {
         return 0;
     }
     let busy = to.as_ref().is_some_and(|to| {
@@ -288,6 +305,7 @@ pub(crate) fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         }
     }
     if !busy
+        && !takes_turns
         && (from.request.is_some() || from.role & Role::RECEIVES != 0)
         && !is_housekeeping(woken)
         && let Some(given) = work_of(from, tgid, !is_loop)

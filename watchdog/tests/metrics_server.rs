@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use watchdog::metrics::server::{Heartbeat, ScrapeRequest, bind, serve};
+use watchdog::metrics::server::{CONNECTION_LIMIT, Heartbeat, ScrapeRequest, bind, serve};
 
 /// What the exposition is here: longer than a socket's buffers, so that it must be read to be sent.
 const BODY_BYTES: usize = 16 << 20;
@@ -25,6 +25,10 @@ struct Served {
 
 impl Served {
     fn new(body_bytes: usize) -> Self {
+        Self::with_limit(body_bytes, CONNECTION_LIMIT)
+    }
+
+    fn with_limit(body_bytes: usize, connection_limit: Duration) -> Self {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let heartbeat = Heartbeat::default();
@@ -36,7 +40,7 @@ impl Served {
                 let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
                 ready.send(listener.local_addr().unwrap()).unwrap();
                 let (scrapes, mut requests) = tokio::sync::mpsc::channel::<ScrapeRequest>(4);
-                tokio::spawn(serve(listener, scrapes, beaten));
+                tokio::spawn(serve(listener, scrapes, beaten, connection_limit));
                 tokio::spawn(async move {
                     while let Some(reply) = requests.recv().await {
                         counted.fetch_add(1, Ordering::SeqCst);
@@ -165,10 +169,11 @@ fn hundreds_of_idle_connections_delay_nobody() {
 
 #[test]
 fn an_answer_that_is_not_taken_is_cut_off() {
-    let served = Served::new(BODY_BYTES);
+    assert_eq!(CONNECTION_LIMIT, Duration::from_secs(10), "the agent's");
+    let served = Served::with_limit(BODY_BYTES, Duration::from_secs(1));
     let mut stuck = served.connect();
     stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(10_500));
+    std::thread::sleep(Duration::from_millis(1500));
     // What was on its way comes, and then the end: not the whole.
     let mut taken = Vec::new();
     let _ = stuck.read_to_end(&mut taken);

@@ -31,7 +31,11 @@ end
 
 class Shop < Sinatra::Base
   COST = 8 + Math.log2(Integer(ENV.fetch("HASH_COST", "1"))).ceil
-  USERS = { "ann" => BCrypt::Password.create("secret", cost: COST).to_s }.freeze
+  # Checking Eve's takes seconds: 2^15 rounds.
+  USERS = {
+    "ann" => BCrypt::Password.create("secret", cost: COST).to_s,
+    "eve" => "$2a$15$JA.Ej9vI2Swhg2uFNIHBX.DFZghjpF9I.t7hS1IV3zEevcxW1ngZq"
+  }.freeze
   CATALOGUE = (1..100).map { |id| { id: id, name: "Article #{id}", price: id * 7919 % 10_007 } }.freeze
 
   configure do

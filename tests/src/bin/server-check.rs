@@ -32,6 +32,9 @@ struct Args {
     /// Run two busy loops beside the server
     #[arg(long)]
     contended: bool,
+    /// Send the first request of a connection a while after it, as over a network
+    #[arg(long)]
+    distant: bool,
     /// Tell all figures, also of runs in which all hold
     #[arg(short, long)]
     verbose: bool,
@@ -87,11 +90,11 @@ fn trials(args: &Args) -> Vec<Trial> {
         (false, true) => &[false],
         (false, false) => &[true],
     };
-    let (requests, contended) = (args.requests, args.contended);
+    let (requests, contended, distant) = (args.requests, args.contended, args.distant);
     args.concurrency
         .iter()
         .flat_map(|concurrency| connections.iter().map(|keep_alive| (*concurrency, *keep_alive)))
-        .map(|(concurrency, keep_alive)| Trial { concurrency, keep_alive, requests, contended })
+        .map(|(concurrency, keep_alive)| Trial { concurrency, keep_alive, requests, contended, distant })
         .collect()
 }
 

@@ -68,6 +68,9 @@ impl<'a> Client<'a> {
             match Stream::connect(&self.options.target, self.options.timeout) {
                 Ok(stream) => {
                     answered.connects = 1;
+                    if !self.options.head_pause.is_zero() {
+                        std::thread::sleep(self.options.head_pause);
+                    }
                     stream
                 }
                 Err(error) => {

@@ -23,9 +23,13 @@ const ENDPOINTS: [(&str, &str); 3] = [("POST", "/login"), ("GET", "/browse"), ("
 const MAX_OVERHEAD_NS: f64 = 2e6;
 const MAX_OVERHEAD_WITH_TLS_NS: f64 = 4e6;
 /// Loads what is loaded late, and starts what is started late.
-const WARM_UP: Load = Load { concurrency: 8, keep_alive: true, requests: 120 };
+const WARM_UP: Trial =
+    Trial { concurrency: 8, keep_alive: true, requests: 120, contended: false, distant: false };
 /// Requests of one kind, one after another, from which its cost is learned where the application cannot tell it.
-const CALIBRATION: Load = Load { concurrency: 1, keep_alive: true, requests: 60 };
+const CALIBRATION: Trial = Trial { concurrency: 1, requests: 60, ..WARM_UP };
+
+/// Longer than any server looks for a request on a connection that it has just accepted.
+const DISTANCE: Duration = Duration::from_millis(3);
 
 /// A load, and what runs beside it.
 #[derive(Clone, Copy, Debug)]
@@ -35,21 +39,17 @@ pub struct Trial {
     pub requests: u64,
     /// Two loops compete for the CPUs.
     pub contended: bool,
+    /// The first request of a connection comes a while after it, as over a network.
+    pub distant: bool,
 }
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connections = if self.keep_alive { "keep-alive" } else { "closing" };
         let contended = if self.contended { ", contended" } else { "" };
-        write!(f, "concurrency {}, {connections}{contended}", self.concurrency)
+        let distant = if self.distant { ", distant" } else { "" };
+        write!(f, "concurrency {}, {connections}{contended}{distant}", self.concurrency)
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Load {
-    concurrency: usize,
-    keep_alive: bool,
-    requests: u64,
 }
 
 /// A started and watched server.
@@ -128,6 +128,15 @@ impl Session {
         Ok(session)
     }
 
+    pub fn target(&self) -> &Target {
+        &self.running.target
+    }
+
+    /// The build slot under which the server is watched.
+    pub fn slot(&self) -> u16 {
+        self.watched.slot
+    }
+
     /// Loads the server and compares.
     pub fn run(&self, kernel: &mut Kernel, trial: Trial) -> anyhow::Result<Outcome> {
         let slots: Vec<u16> =
@@ -135,9 +144,7 @@ impl Session {
         let busy = trial.contended.then(BusyLoops::start);
         let window = Window::open(kernel, &slots)?;
         let clocks = self.clocks()?;
-        let load =
-            Load { concurrency: trial.concurrency, keep_alive: trial.keep_alive, requests: trial.requests };
-        let report = self.load(load, mix())?;
+        let report = self.load(trial, mix())?;
         let mut seen = window.close(kernel)?;
         let process_cpu = elapsed(&clocks, &self.clocks()?)?;
         drop(busy);
@@ -191,11 +198,12 @@ impl Session {
         Ok(())
     }
 
-    fn load(&self, load: Load, steps: Vec<Step>) -> anyhow::Result<LoadReport> {
+    fn load(&self, trial: Trial, steps: Vec<Step>) -> anyhow::Result<LoadReport> {
         run(LoadOptions {
-            concurrency: load.concurrency,
-            keep_alive: load.keep_alive,
-            ..LoadOptions::new(self.running.target.clone(), steps, load.requests)
+            concurrency: trial.concurrency,
+            keep_alive: trial.keep_alive,
+            head_pause: if trial.distant { DISTANCE } else { Duration::ZERO },
+            ..LoadOptions::new(self.running.target.clone(), steps, trial.requests)
         })
     }
 

@@ -41,6 +41,10 @@ pub(crate) struct Thread {
     pub(crate) slice_given_ns: u64,
     /// Used for connections while in no request: goes to the next request that it receives.
     pub(crate) carried_ns: u64,
+    /// Put aside over sleeps, while in no request: it is for what the thread answers next.
+    pub(crate) aside_ns: u64,
+    /// When something was put aside last, `CLOCK_MONOTONIC`.
+    pub(crate) aside_mono_ns: u64,
     /// Charged beyond what the scheduler gave the slice; the next slices pay it back.
     pub(crate) debt_ns: u64,
     /// The scheduler's total at the thread's last switch; 0 before the first one that was seen.
@@ -57,6 +61,8 @@ pub(crate) struct Thread {
     pub(crate) given_on: u64,
     /// The request it received last.
     pub(crate) last_read: Request,
+    /// The request that was received by the thread that woke it, while it was in none.
+    pub(crate) fed: Request,
     /// When it last went to sleep, `CLOCK_MONOTONIC`.
     pub(crate) slept_mono_ns: u64,
     /// [`Role`] bits.
@@ -97,6 +103,8 @@ impl Role {
     pub(crate) const PASSES: u32 = 1 << 6;
     /// There is hardly another request that the work it was given may be for.
     pub(crate) const CERTAIN: u32 = 1 << 7;
+    /// It answers requests itself.
+    pub(crate) const ANSWERS: u32 = 1 << 8;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

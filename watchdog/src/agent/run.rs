@@ -92,7 +92,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let socket = bind_control(&config, &mut counters)?;
     // Addresses first: a second agent is refused before it puts anything into the kernel.
     let kernel = load_kernel(&mut options.kernel, &config)?;
-    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone()));
+    tokio::spawn(http::serve(listener, scrapes_in, heartbeat.clone(), http::CONNECTION_LIMIT));
     tokio::spawn(control::serve(socket, calls_in));
 
     let (rollback_events, mut rollbacks) = mpsc::unbounded_channel();

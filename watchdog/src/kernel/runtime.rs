@@ -5,8 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, PoisonError};
 
-use object::{Object as _, ReadCache};
-use watchdog_common::abi::RUNTIME_GO;
+use object::{Object as _, ObjectSymbol as _, ReadCache};
+use watchdog_common::abi::{RUNTIME_GO, RUNTIME_RUBY};
 
 /// A file that was looked at: device, inode, seconds of its last change.
 type FileKey = (u64, u64, i64);
@@ -38,12 +38,17 @@ fn of_file(path: &str) -> Option<u16> {
     Some(flags)
 }
 
-/// The Go linker leaves a section with the build's settings, also in stripped programs.
+/// The Go linker leaves a section with the build's settings, also in stripped programs. Ruby's interpreter has this symbol
+/// for its extensions, or from its library.
 fn flags_of(file: &File) -> u16 {
     let cache = ReadCache::new(file);
-    match object::File::parse(&cache) {
-        Ok(elf) if elf.section_by_name(".go.buildinfo").is_some() => RUNTIME_GO,
-        _ => 0,
+    let Ok(elf) = object::File::parse(&cache) else { return 0 };
+    if elf.section_by_name(".go.buildinfo").is_some() {
+        RUNTIME_GO
+    } else if elf.dynamic_symbols().any(|symbol| symbol.name_bytes() == Ok(b"ruby_init")) {
+        RUNTIME_RUBY
+    } else {
+        0
     }
 }
 

@@ -37,7 +37,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(2);
 const MAX_HEAD_BYTES: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
 /// A connection is cut after this long, whatever it does.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+pub const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// The agent answers a scrape within a tick; after this long it is stuck.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(5);
 /// The same exposition serves all who ask within a tick.
@@ -112,8 +112,13 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, scrapes: mpsc::Sender<ScrapeRequest>, heartbeat: Heartbeat) {
+/// Serves until the task is dropped. The agent's `connection_limit` is [`CONNECTION_LIMIT`].
+pub async fn serve(
+    listener: TcpListener,
+    scrapes: mpsc::Sender<ScrapeRequest>,
+    heartbeat: Heartbeat,
+    connection_limit: Duration,
+) {
     let exposition = Arc::new(Exposition { scrapes, last: Mutex::new(None) });
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -127,7 +132,8 @@ pub async fn serve(listener: TcpListener, scrapes: mpsc::Sender<ScrapeRequest>, 
         .max_headers(MAX_HEADERS)
         // An idle connection would hold a place.
         .keep_alive(false);
-    let mut connections = Connections { router, http, tasks: JoinSet::new(), open: VecDeque::new() };
+    let limit = connection_limit;
+    let mut connections = Connections { router, http, limit, tasks: JoinSet::new(), open: VecDeque::new() };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => connections.add(stream).await,
@@ -141,6 +147,7 @@ pub async fn serve(listener: TcpListener, scrapes: mpsc::Sender<ScrapeRequest>, 
 struct Connections {
     router: Router,
     http: http1::Builder,
+    limit: Duration,
     tasks: JoinSet<()>,
     /// The oldest first.
     open: VecDeque<Connection>,
@@ -172,9 +179,10 @@ impl Connections {
             router.call(request)
         });
         let served = self.http.serve_connection(TokioIo::new(stream), service);
+        let limit = self.limit;
         let task = self.tasks.spawn(async move {
             // A client that goes away, or is cut off, concerns nobody.
-            let _ = timeout(CONNECTION_LIMIT, served).await;
+            let _ = timeout(limit, served).await;
         });
         self.open.push_back(Connection { task, asked });
     }
