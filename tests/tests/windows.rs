@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use watchdog::control::{IncidentDetail, IncidentSummary};
+use watchdog::config::Mode;
+use watchdog::control::{Command, IncidentDetail, IncidentSummary, Outcome, client};
 use watchdog::incident::IncidentKind;
 use watchdog_tests::agent::Agent;
 use watchdog_tests::agent::hours::{always, another_day, frozen, with};
@@ -79,6 +80,10 @@ fn a_build_outside_the_window_is_taken_from_its_users_once_and_held_back_until_i
     assert_eq!((site.hook_runs(), state(&agent, "v2").as_str()), (0, "probation"));
     let shown = agent.service("web").unwrap().release_window.unwrap().outside;
     assert_eq!(shown.iter().map(|outside| outside.incident.as_str()).collect::<Vec<_>>(), [told.id.as_str()]);
+    // An agent that comes anew knows nothing of the users, and carries on what was found of them.
+    agent.kill().unwrap();
+    let agent = Agent::start(&site).unwrap();
+    assert_eq!(incident(&agent, "v2", "detected", TOLD_WITHIN).0.id, told.id);
     site.switch("v2").unwrap();
     let (recovered, detail) = incident(&agent, "v2", "recovered", ENDED_WITHIN);
     assert_eq!(recovered.id, told.id);
@@ -136,7 +141,15 @@ fn without_users_and_with_alert_it_is_only_told_and_a_freeze_is_named() {
     // Whoever comes now does not make a release of it.
     site.visit(60).unwrap();
 
+    let mode = Command::Mode { service: "web".into(), mode: Some(Mode::Observe), for_seconds: None };
+    let done = client::ask(&site.control(), mode).unwrap();
+    assert!(matches!(done, Outcome::Done(_)), "{done:?}");
     hours(&agent, &site, &web, &frozen(), false);
+    assert_eq!(
+        agent.service("web").unwrap().mode,
+        Mode::Observe,
+        "another window ended what a person decided"
+    );
     let window = agent.service("web").unwrap().release_window.unwrap();
     let freeze = window.freeze.unwrap();
     let _v3 = site.deploy("v3", GOOD_US).unwrap();
