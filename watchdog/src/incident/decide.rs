@@ -8,6 +8,7 @@ use crate::model::BuildId;
 
 /// All that the decision depends on.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each of these facts holds or does not")]
 pub struct Facts<'a> {
     pub mode: Mode,
     /// The hook is only rehearsed.
