@@ -955,7 +955,7 @@ _load__watchdog() {
             return 0
             ;;
         load__subcmd__watchdog__subcmd__incidents__subcmd__show)
-            opts="-h --json --control --state-dir --help"
+            opts="-h --html --json --control --state-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -99,10 +99,12 @@ complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; a
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and not __fish_seen_subcommand_from show report help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from show" -l control -d 'The agent\'s control socket' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from show" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from show" -l html -d 'Print the review as one HTML page that needs nothing beside itself'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from show" -l json -d 'Print JSON for machines; its field names are stable'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from report" -l control -d 'The agent\'s control socket' -r -F
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from report" -l state-dir -d 'Where the agent keeps its ledger, read when no agent answers' -r -F
+complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from report" -l html -d 'Print the review as one HTML page that needs nothing beside itself'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from report" -l json -d 'Print JSON for machines; its field names are stable'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c load-watchdog -n "__fish_load_watchdog_using_subcommand incidents; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show one incident: what was seen, what was decided, what was run, how it ended'

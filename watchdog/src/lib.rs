@@ -25,6 +25,7 @@ pub mod store;
 pub mod control;
 pub mod event;
 pub mod metrics;
+pub mod report;
 
 pub mod agent;
 pub mod cli;

@@ -12,7 +12,7 @@ use crate::config::{AgentOverrides, Config, ConfigErrors};
 use crate::control::client::{ClientError, ask};
 use crate::control::{self, Outcome, RefusalCode, ledger, table};
 use crate::kernel::{KernelError, KernelOptions};
-use crate::{action, doctor, text};
+use crate::{action, doctor, report, text};
 
 /// A failure with its exit code, as in sysexits(3).
 pub(super) struct Failure {
@@ -98,8 +98,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Builds { command: None, client } => show(&client, &control::Command::Builds),
         Command::Builds { command: Some(decision), .. } => ask_for(decision.request()),
         Command::Incidents { command: None, client } => show(&client, &control::Command::Incidents),
-        Command::Incidents { command: Some(IncidentsCommand::Show { id, client }), .. } => {
-            show(&client, &control::Command::Incident { id })
+        Command::Incidents { command: Some(IncidentsCommand::Show { id, html, client }), .. } => {
+            let incident = control::Command::Incident { id };
+            if html { show_page(&client, &incident) } else { show(&client, &incident) }
         }
         Command::Approve(of) => show(&of.client, &control::Command::Approve { incident: of.incident }),
         Command::Reject(of) => show(&of.client, &control::Command::Reject { incident: of.incident }),
@@ -155,8 +156,21 @@ fn ask_for((command, client): (control::Command, Client)) -> Result<ExitCode, Fa
 }
 
 /// Asks the agent; builds, incidents and the audit trail come from the ledger when no agent answers.
-fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure> {
-    let outcome = match ask(&client.control, command.clone()) {
+/// The review of an incident as a page.
+fn show_page(client: &Client, command: &control::Command) -> Result<ExitCode, Failure> {
+    match answer(client, command)? {
+        Outcome::Incident(detail) => {
+            print(&report::html(&detail).map_err(anyhow::Error::from)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Error(refusal) => Err(Failure::new(1, refusal.message)),
+        _ => Err(Failure::new(1, "the agent answered something else".to_owned())),
+    }
+}
+
+/// What the agent says, or its ledger where that is enough.
+fn answer(client: &Client, command: &control::Command) -> Result<Outcome, Failure> {
+    Ok(match ask(&client.control, command.clone()) {
         Err(ClientError::NotRunning { .. }) if ledger::has(command) && ledger::exists(&client.state_dir) => {
             eprintln!(
                 "note: no agent answers on {}; this is its ledger as it left it",
@@ -165,8 +179,11 @@ fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure
             ledger::answer(&client.state_dir, command).map_err(anyhow::Error::from)?
         }
         answer => answer.map_err(anyhow::Error::from)?,
-    };
-    match outcome {
+    })
+}
+
+fn show(client: &Client, command: &control::Command) -> Result<ExitCode, Failure> {
+    match answer(client, command)? {
         Outcome::Status(snapshot) if client.json => print_json(&snapshot)?,
         Outcome::Builds(snapshot) if client.json => print_json(&snapshot)?,
         Outcome::Incidents(list) if client.json => print_json(&list)?,

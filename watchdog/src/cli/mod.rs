@@ -221,6 +221,9 @@ pub enum IncidentsCommand {
     Show {
         /// The incident's id, as `load-watchdog incidents` shows it.
         id: String,
+        /// Print the review as one HTML page that needs nothing beside itself.
+        #[arg(long, conflicts_with = "json")]
+        html: bool,
         #[command(flatten)]
         client: Client,
     },

@@ -15,7 +15,8 @@ mod windows;
 pub use builds::builds;
 use builds::{compared, peak};
 pub use manual::audit;
-use windows::{role, window};
+pub use windows::role;
+use windows::window;
 
 /// The status page.
 pub fn status(snapshot: &StatusSnapshot, width: usize) -> String {
@@ -384,7 +385,8 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-fn moment(unix_ms: i64) -> String {
+/// In the time zone of whoever asks.
+pub fn moment(unix_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(unix_ms).map_or_else(
         |_| "-".to_owned(),
         |moment| moment.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),

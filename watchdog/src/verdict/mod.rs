@@ -65,7 +65,7 @@ pub use progress::{Progress, ToGo};
 pub use record::{LEAST_CONFIDENCE, Measure, Opinion, Record};
 pub use repeat::{Condemned, Repeat, repeats};
 pub use unfinished::UnderWay;
-pub use words::{Account, Warming, day_of};
+pub use words::{Account, Warming, cpu, day_of};
 
 /// What the judge knows of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

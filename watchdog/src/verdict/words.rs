@@ -12,9 +12,10 @@ use super::{Evidence, Missing, NotMeasurable, Progress, ToGo, Verdict, Violation
 use crate::aggregate::NEEDED_SECONDS;
 use crate::model::EndpointName;
 
+pub use nouns::cpu;
 pub use peak::day_of;
 
-pub(super) use nouns::{cpu, one};
+pub(super) use nouns::one;
 use nouns::{many, requests, significant};
 
 /// Below this the evidence against a build is told as none: it starts at 1.

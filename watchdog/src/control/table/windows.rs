@@ -26,7 +26,8 @@ pub(super) fn window(text: &mut String, service: &ServiceStatus, width: usize) {
 }
 
 /// What a line of the list calls the build that an incident is about.
-pub(super) fn role(incident: &IncidentSummary) -> &'static str {
+/// What the build is in its incident.
+pub fn role(incident: &IncidentSummary) -> &'static str {
     match incident.kind {
         IncidentKind::Cost => "bad build",
         IncidentKind::ReleaseWindow => "outside the release window: build",

@@ -169,7 +169,8 @@ impl Evidence {
         }
     }
 
-    fn request(&self) -> String {
+    /// One request that the figures are about, as "login answered 2xx".
+    pub fn request(&self) -> String {
         let one = one(&self.endpoint);
         match self.outcome {
             Outcome::All => one,

@@ -3,7 +3,7 @@
 use crate::model::EndpointName;
 
 /// A time with a unit that suits it, three digits.
-pub(in crate::verdict) fn cpu(seconds: f64) -> String {
+pub fn cpu(seconds: f64) -> String {
     match seconds {
         s if s >= 1.0 => format!("{} s", significant(s)),
         s if s >= 1e-3 => format!("{} ms", significant(s * 1e3)),
