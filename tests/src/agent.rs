@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod hours;
 pub mod metrics;
+pub mod scene;
 pub mod site;
 
 use std::fs::{self, File};
@@ -49,9 +50,15 @@ impl Agent {
 
     /// The same with variables in its environment.
     pub fn start_with(site: &Site, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let mut command = Self::command(site)?;
+        command.envs(environment.iter().copied());
+        Self::start_command(site, command)
+    }
+
+    /// The same as a command of its own, such as another copy of the program.
+    pub fn start_command(site: &Site, mut command: Command) -> anyhow::Result<Self> {
         let log = File::options().create(true).append(true).open(site.log())?;
-        let child = Self::command(site)?
-            .envs(environment.iter().copied())
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -75,9 +82,14 @@ impl Agent {
 
     /// `load-watchdog run` on a site's configuration.
     pub fn command(site: &Site) -> anyhow::Result<Command> {
-        let mut command = Command::new(executable("load-watchdog")?);
+        Ok(Self::command_of(site, &executable("load-watchdog")?))
+    }
+
+    /// The same by another copy of the program.
+    pub fn command_of(site: &Site, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(site.config());
-        Ok(command)
+        command
     }
 
     pub fn pid(&self) -> u32 {
@@ -127,7 +139,7 @@ impl Agent {
         }
     }
 
-    fn ask(&self, command: control::Command) -> anyhow::Result<Outcome> {
+    pub fn ask(&self, command: control::Command) -> anyhow::Result<Outcome> {
         Ok(ask(&self.site.control(), command)?)
     }
 

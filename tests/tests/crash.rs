@@ -102,9 +102,8 @@ fn dies_at(point: Point) {
     std::thread::sleep(A_WHILE);
     let (runs, detail) = (site.hook_runs(), agent.incident(&ended.id).unwrap());
     println!("killed at {point}: {} after {runs} runs of the hook", ended.state);
-    // The hook ends within milliseconds, so nobody is there to see how.
-    let unknown =
-        matches!(point, Point::IntentJournaled | Point::Spawned | Point::StartRecorded | Point::Ended);
+    // The hook ends within milliseconds: its supervisor alone sees how.
+    let unknown = point == Point::IntentJournaled;
     let expected = if unknown { "escalated" } else { "recovered" };
     assert_eq!(ended.state, expected, "{point}: {detail:#?}");
     assert_eq!(runs, usize::from(point != Point::IntentJournaled), "{point}: {detail:#?}");
@@ -151,23 +150,48 @@ fn killed_while_the_hook_runs_the_next_agent_waits_for_it_and_verifies() {
     assert_eq!(load.wait().failures, 0);
 }
 
-/// The hook ended while no agent was there: nobody knows how, so a person is asked.
-#[test]
-fn killed_while_the_hook_runs_and_it_ended_unseen_a_person_is_asked() {
-    let Some(scene) = scene(GO_ON) else { return };
-    let (site, load, _builds) = scene.kill_at(&[State::HookRunning]);
+/// Kills the agent while the hook runs, lets the hook end, and starts the next agent.
+fn ends_unseen(hook: &str, is_over: impl Fn(&Site) -> bool) -> Option<(Site, Agent, Load, [Burn; 2])> {
+    let (site, load, builds) = scene(hook)?.kill_at(&[State::HookRunning]);
     fs::write(site.file("go"), "").unwrap();
-    let switched_by = Instant::now() + DECIDED_WITHIN;
-    while fs::read_link(site.file("current.sock")).unwrap().to_str() != Some("good.sock") {
-        assert!(Instant::now() < switched_by, "the hook did not outlive the agent");
+    let end = Instant::now() + DECIDED_WITHIN;
+    while !is_over(&site) {
+        assert!(Instant::now() < end, "the hook did not outlive the agent");
         std::thread::sleep(Duration::from_millis(20));
     }
     std::thread::sleep(Duration::from_millis(200));
     let agent = Agent::start(&site).unwrap();
+    Some((site, agent, load, builds))
+}
+
+/// The hook ended well while no agent was there: its supervisor has recorded that, and it is verified.
+#[test]
+fn killed_while_the_hook_runs_and_it_ended_unseen_the_next_agent_verifies() {
+    let is_switched =
+        |site: &Site| fs::read_link(site.file("current.sock")).unwrap().to_str() == Some("good.sock");
+    let Some((site, agent, load, _builds)) = ends_unseen(GO_ON, is_switched) else { return };
+    let ended = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
+    let detail = agent.incident(&ended.id).unwrap();
+    assert_eq!(ended.state, "recovered", "{detail:#?}");
+    assert!(detail.timeline.iter().any(|it| it.text.contains("recorded by its supervisor")), "{detail:#?}");
+    std::thread::sleep(A_WHILE);
+    assert_eq!((site.hook_runs(), agent.incidents().unwrap().len()), (1, 1), "{detail:#?}");
+    assert_eq!(fs::read_dir(site.state_dir().join("hooks")).unwrap().count(), 0, "a record was left");
+    load.stop();
+    assert_eq!(load.wait().failures, 0);
+}
+
+/// It failed while no agent was there: a person is told its exit code, and it is not run again.
+#[test]
+fn killed_while_the_hook_runs_and_it_failed_unseen_a_person_is_told_how() {
+    let fails = format!("{GO_ON}; echo no such build >&2; touch over; exit 3");
+    let Some((site, agent, load, _builds)) = ends_unseen(&fails, |site| site.file("over").exists()) else {
+        return;
+    };
     let ended = agent.wait_for_incident(&ENDED, DECIDED_WITHIN).unwrap();
     let detail = agent.incident(&ended.id).unwrap();
     assert_eq!(ended.state, "escalated", "{detail:#?}");
-    assert!(detail.timeline.iter().any(|entry| entry.text.contains("is not run again")), "{detail:#?}");
+    assert!(detail.timeline.iter().any(|it| it.text.contains("failed (exit 3)")), "{detail:#?}");
     std::thread::sleep(A_WHILE);
     assert_eq!((site.hook_runs(), agent.incidents().unwrap().len()), (1, 1), "{detail:#?}");
     load.stop();

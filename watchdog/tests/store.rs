@@ -133,6 +133,34 @@ fn damage_is_refused_untouched() {
         fs::write(path, &bytes[..bytes.len() - 4096]).unwrap();
     });
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    let error = refused(|path| fs::write(path, b"").unwrap());
+    assert!(error.to_string().contains("nothing in it"), "{error}");
+}
+
+/// `SQLite` would take what was journaled for one ledger into another.
+#[test]
+fn a_journal_whose_ledger_is_gone_is_refused_untouched() {
+    let dir = TempDir::new().unwrap();
+    let journal = dir.path().join(format!("{DATABASE}-wal"));
+    fs::write(&journal, b"of another ledger").unwrap();
+    let error = Store::open(dir.path()).expect_err("was accepted");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("is missing"), "{error}");
+    assert_eq!(fs::read(&journal).unwrap(), b"of another ledger");
+    assert!(!dir.path().join(DATABASE).exists());
+}
+
+/// An agent that was killed while it made its first ledger.
+#[test]
+fn a_ledger_that_was_half_made_is_made_again() {
+    let dir = TempDir::new().unwrap();
+    for ending in [".new", ".new-journal"] {
+        fs::write(dir.path().join(format!("{DATABASE}{ending}")), b"half").unwrap();
+    }
+    let store = Store::open(dir.path()).unwrap();
+    appear(&store, "v1", BuildState::Good, 1);
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name.to_string_lossy().contains(".new")), "{names:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One client: a connection, the request it sends and the response it must get.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -245,7 +245,13 @@ fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<(usize, Framing, Response)>
 
 pub(super) fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> anyhow::Result<()> {
     let mut buffer = [0; 16 * 1024];
-    let count = stream.read(&mut buffer).with_context(|| format!("reading {place}"))?;
+    let count = loop {
+        match stream.read(&mut buffer) {
+            // A thread that starts processes is sent signals meanwhile; with a time limit the kernel leaves it to us.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read.with_context(|| format!("reading {place}"))?,
+        }
+    };
     if count == 0 {
         let so_far = if unread.is_empty() { "before any answer".to_owned() } else { place.to_owned() };
         bail!("short answer: closed {so_far}");

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::process::Child;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::command::HookRequest;
-use super::exec::{SpawnError, start};
+use super::exec::{Prepared, SpawnError, prepare};
 use super::output::Pump;
 use super::process::end_group;
 use super::{HookOutcome, HookRun};
@@ -37,25 +38,38 @@ pub(super) struct Running {
 /// Starts the program. The lookup of the user, the fork and the exec happen off the agent's loop.
 pub(super) async fn spawn(exec: &ExecConfig, request: &HookRequest) -> Result<Running, SpawnError> {
     let program = exec.argv.first().cloned().ok_or(SpawnError::Empty)?;
-    let other = |source| SpawnError::Other { program: program.clone(), source };
     let (exec, request) = (exec.clone(), request.clone());
-    let (child, process, stdout, stderr) = tokio::task::spawn_blocking(move || start(&exec, &request))
+    tokio::task::spawn_blocking(move || Running::start(&prepare(&exec, &request)?))
         .await
-        .map_err(|error| other(io::Error::other(error)))??;
-    Ok(Running {
-        child,
-        process,
-        stdout: Pump::new(stdout).map_err(other)?,
-        stderr: Pump::new(stderr).map_err(other)?,
-        started: Instant::now(),
-    })
+        .map_err(|error| SpawnError::Other { program, source: io::Error::other(error) })?
 }
 
+/// What reads on once the hook has ended, one for each stream that is still open.
+pub(super) type Leftover = Vec<JoinHandle<()>>;
+
 impl Running {
+    /// Starts a program whose surroundings are known. Needs a runtime; blocks until the program is executed.
+    pub(super) fn start(prepared: &Prepared) -> Result<Self, SpawnError> {
+        let (child, process, stdout, stderr) = prepared.start()?;
+        let other = |source| SpawnError::Other { program: "its output".to_owned(), source };
+        Ok(Self {
+            child,
+            process,
+            stdout: Pump::new(stdout).map_err(other)?,
+            stderr: Pump::new(stderr).map_err(other)?,
+            started: Instant::now(),
+        })
+    }
+
     /// Waits for the hook's main process, for at most `limit`; then its whole process group is ended.
     ///
     /// A process that the hook left in the background is not waited for, whatever it holds open.
     pub(super) async fn finish(self, limit: Duration) -> HookRun {
+        self.finish_with_leftover(limit).await.0
+    }
+
+    /// The same for a process that has nothing else to do, and so can wait for what was left.
+    pub(super) async fn finish_with_leftover(self, limit: Duration) -> (HookRun, Leftover) {
         let Self { mut child, process, mut stdout, mut stderr, started } = self;
         let mut notes = Vec::new();
         let outcome = {
@@ -81,13 +95,14 @@ impl Running {
         let took_ms = milliseconds(started.elapsed());
         let (stdout, stdout_open) = stdout.finish();
         let (stderr, stderr_open) = stderr.finish();
-        if stdout_open || stderr_open {
+        let leftover: Leftover = stdout_open.into_iter().chain(stderr_open).collect();
+        if !leftover.is_empty() {
             notes.push(
                 "a background process still holds its output open; redirect it in the hook (`>/dev/null 2>&1`)"
                     .to_owned(),
             );
         }
-        HookRun { outcome, stdout, stderr, took_ms, notes }
+        (HookRun { outcome, stdout, stderr, took_ms, notes }, leftover)
     }
 }
 

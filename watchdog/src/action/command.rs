@@ -1,7 +1,7 @@
 //! What the hook is given: arguments, environment, and the payload on its standard input.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 
@@ -213,19 +213,19 @@ impl HookRequest {
         json.push(b'\n');
         Ok(json)
     }
+}
 
-    /// The payload as a sealed file in memory.
-    ///
-    /// Unlike a pipe it needs nobody to write it: a hook that never reads it, or closes it early, cannot block or
-    /// break anything, and a hook that outlives the agent still reads all of it.
-    pub(super) fn payload(&self) -> std::io::Result<OwnedFd> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let mut file = std::fs::File::from(memfd_create(c"load-watchdog-payload", flags)?);
-        file.write_all(&self.json()?)?;
-        file.rewind()?;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
-        Ok(file.into())
-    }
+/// Bytes as a sealed file in memory, to be another program's standard input.
+///
+/// Unlike a pipe it needs nobody to write it: a hook that never reads it, or closes it early, cannot block or break
+/// anything, and a hook that outlives the agent still reads all of it.
+pub(super) fn sealed(name: &CStr, bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = std::fs::File::from(memfd_create(name, flags)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    Ok(file.into())
 }
 
 /// Neither an argument nor a variable can hold a NUL; a build's name that does is not worth failing for.
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_payload_is_versioned_json_that_nobody_can_change() {
-        let mut file = std::fs::File::from(request().payload().unwrap());
+        let mut file = std::fs::File::from(sealed(c"payload", &request().json().unwrap()).unwrap());
         let payload: serde_json::Value = serde_json::from_reader(&file).unwrap();
         assert_eq!(payload["version"], PAYLOAD_VERSION);
         assert_eq!(payload["evidence"]["requests"], 14);

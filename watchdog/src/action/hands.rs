@@ -7,14 +7,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::command::HookRequest;
 use super::hook::{Begun, begin, run_hook};
-use super::output::Pump;
-use super::process::{end_group, ended, find, is_alive};
-use super::{HookRun, attempt};
-use crate::config::{HookConfig, RollbackConfig};
+use super::process::{POLL, find, is_alive};
+use super::record::{Record, Recorder, Seen};
+use super::supervised::Unstarted;
+use super::{HookRun, supervised};
+use crate::config::{HookCall, HookConfig, RollbackConfig};
 use crate::incident::{HookProcess, IncidentId, Moment};
 
 /// A value that is there later.
@@ -43,6 +44,28 @@ pub trait Hands: Send + Sync {
 
     /// Waits for a hook that an earlier agent started, for at most `rest`; then ends its process group.
     fn watch<'a>(&'a self, process: &'a HookProcess, rest: Duration) -> Later<'a, WatchedHook>;
+
+    /// What the supervisor of an attempt left, or is about to leave.
+    fn seen(&self, _incident: &IncidentId, _attempt: u32) -> Seen {
+        Seen::Nothing
+    }
+
+    /// Waits for the supervisor of an attempt, which holds the hook to the `rest` of its limit. `None`: there was none, or it
+    /// has left no record.
+    fn record<'a>(
+        &'a self,
+        _incident: &'a IncidentId,
+        _attempt: u32,
+        _rest: Duration,
+    ) -> Later<'a, Option<Box<Record>>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// The ledger has the end of an attempt.
+    fn forget(&self, _incident: &IncidentId, _attempt: u32) {}
+
+    /// Clears what incidents left that are at their end; `None`: the ledger does not know the incident.
+    fn sweep(&self, _is_under_way: &dyn Fn(&IncidentId) -> Option<bool>) {}
 }
 
 /// A hook that this agent started.
@@ -53,7 +76,7 @@ pub trait StartedHook: Send {
     fn finish(self: Box<Self>, limit: Duration) -> Later<'static, HookRun>;
 }
 
-/// What was seen of a hook that an earlier agent started. Its exit status went to nobody.
+/// What was seen of a hook that another process started. Its exit status went to nobody.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchedHook {
     /// `None`: it ended by itself; else whether SIGTERM was not enough.
@@ -64,8 +87,11 @@ pub struct WatchedHook {
 }
 
 /// The agent's own.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OwnHands;
+#[derive(Clone, Debug)]
+pub(super) struct OwnHands {
+    /// `None`: hooks run without a supervisor, and their end is known to the agent that started them only.
+    pub(super) recorder: Option<Recorder>,
+}
 
 impl Hands for OwnHands {
     fn now(&self) -> Moment {
@@ -82,6 +108,18 @@ impl Hands for OwnHands {
         request: &'a HookRequest,
     ) -> Later<'a, Result<Box<dyn StartedHook>, String>> {
         Box::pin(async move {
+            if let (HookCall::Exec(exec), Some(recorder)) = (&hook.hook.call, &self.recorder) {
+                match supervised::spawn(recorder, exec, hook.hook.timeout, request).await {
+                    Ok(begun) => return Ok(Box::new(begun) as Box<dyn StartedHook>),
+                    Err(Unstarted::Hook(why)) => return Err(why),
+                    Err(Unstarted::NoSupervisor(error)) => {
+                        // A bad build serves: better a rollback that a later agent cannot judge than none.
+                        tracing::warn!(
+                            "the hook runs without a supervisor, as none could be started: {error}"
+                        );
+                    }
+                }
+            }
             let begun = begin(&hook.hook, request).await?;
             Ok(Box::new(begun) as Box<dyn StartedHook>)
         })
@@ -100,22 +138,39 @@ impl Hands for OwnHands {
     }
 
     fn watch<'a>(&'a self, process: &'a HookProcess, rest: Duration) -> Later<'a, WatchedHook> {
+        Box::pin(supervised::watch(process, rest))
+    }
+
+    fn seen(&self, incident: &IncidentId, attempt: u32) -> Seen {
+        self.recorder.as_ref().map_or(Seen::Nothing, |recorder| recorder.seen(incident, attempt))
+    }
+
+    fn record<'a>(
+        &'a self,
+        incident: &'a IncidentId,
+        attempt: u32,
+        rest: Duration,
+    ) -> Later<'a, Option<Box<Record>>> {
         Box::pin(async move {
-            let (mut stdout, mut stderr) = (Pump::join(process.pid, 1), Pump::join(process.pid, 2));
-            let in_time = {
-                let pump = async {
-                    tokio::join!(stdout.run(), stderr.run());
-                    std::future::pending::<()>().await;
-                };
-                tokio::select! {
-                    () = ended(process) => true,
-                    () = sleep(rest) => false,
-                    () = pump => false,
-                }
-            };
-            let forced = if in_time { None } else { Some(end_group(process, attempt::GRACE).await) };
-            WatchedHook { forced, stdout: stdout.finish().0, stderr: stderr.finish().0 }
+            let recorder = self.recorder.as_ref()?;
+            let end = Instant::now() + rest + supervised::SLACK;
+            while recorder.is_held(incident, attempt) && Instant::now() < end {
+                sleep(POLL).await;
+            }
+            recorder.read(incident, attempt).map(Box::new)
         })
+    }
+
+    fn forget(&self, incident: &IncidentId, attempt: u32) {
+        if let Some(recorder) = &self.recorder {
+            recorder.forget(incident, attempt);
+        }
+    }
+
+    fn sweep(&self, is_under_way: &dyn Fn(&IncidentId) -> Option<bool>) {
+        if let Some(recorder) = &self.recorder {
+            recorder.sweep(is_under_way);
+        }
     }
 }
 

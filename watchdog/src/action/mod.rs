@@ -1,6 +1,8 @@
 //! Runs hooks: programs and webhooks, bounded in time and output; the rollback's once per incident, journaled before
 //! it starts.
 //!
+//! The program that rolls back runs under a supervisor, a process of its own that outlives the agent and records how it ended.
+//!
 //! The only module that spawns processes, and the only one that speaks to other hosts. The hooks' contract with their
 //! authors is docs/hooks.md.
 
@@ -12,12 +14,15 @@ mod hands;
 mod hook;
 mod output;
 mod process;
+mod record;
 mod rollback;
 mod settle;
+mod supervised;
+mod supervisor;
 mod target;
 mod webhook;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use command::{HookKind, HookRequest, PAYLOAD_VERSION, Told};
 #[doc(hidden)]
@@ -25,8 +30,12 @@ pub use failpoint::{DIE_AT, DieAt, FailPoint, NoFailPoint, Point};
 #[doc(hidden)]
 pub use hands::{Hands, Later, StartedHook, WatchedHook};
 pub use hook::{run_hook, run_once};
+pub use record::Recorder;
+#[doc(hidden)]
+pub use record::{Record, Seen};
 pub use rollback::{Driver, RollbackError, RollbackEvent};
 pub use settle::{Live, OperateError, Reconciled};
+pub use supervisor::{SUPERVISE, supervise};
 
 use crate::config::{HookConfig, RollbackConfig, ServiceConfig};
 use crate::incident::IncidentId;
@@ -37,7 +46,7 @@ use crate::store::HookEnd;
 const MAX_SAID: usize = 300;
 
 /// How one run of the hook ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum HookOutcome {
     /// Exit 0.
@@ -102,7 +111,7 @@ impl std::fmt::Display for HookOutcome {
 }
 
 /// One run of the hook, as seen from outside.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HookRun {
     pub outcome: HookOutcome,
     /// Head and tail of what it wrote, or what a webhook's endpoint answered: 64 KiB at most, bytes that are not UTF-8

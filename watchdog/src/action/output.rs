@@ -10,15 +10,16 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::task::JoinHandle;
 
 /// Bytes kept of the beginning and of the end of each stream: 64 KiB together.
 const HEAD: usize = 32 * 1024;
 const TAIL: usize = 32 * 1024;
 const CHUNK: usize = 64 * 1024;
 
-/// A pipe for one stream: what the agent reads, and what the hook gets.
+/// A pipe for one stream: what the reader gets, and what the hook gets.
 ///
-/// The hook's end is opened for reading too, so that the pipe has a reader as long as the hook lives: when the agent
+/// The hook's end is opened for reading too, so that the pipe has a reader as long as the hook lives: when the reader
 /// dies in the middle, the hook's next write does not end it with SIGPIPE half-way through a rollback.
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, write_only) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -64,18 +65,18 @@ impl Pump {
         }
     }
 
-    /// The text kept so far, and whether somebody still holds the stream open.
+    /// The text kept so far; and where somebody still holds the stream open, the task that reads on.
     ///
-    /// In that case it is read on and thrown away: a server that the hook started and that still logs into it would
-    /// otherwise stop at a full pipe.
-    pub(super) fn finish(mut self) -> (String, bool) {
+    /// It reads on and throws away: a server that the hook started and that still logs into it would otherwise stop at a
+    /// full pipe.
+    pub(super) fn finish(mut self) -> (String, Option<JoinHandle<()>>) {
         let is_open = self.receiver.is_some();
         let text = self.kept.text();
-        if is_open {
+        let reads_on = is_open.then(|| {
             self.kept = Kept::default();
-            tokio::spawn(async move { self.run().await });
-        }
-        (text, is_open)
+            tokio::spawn(async move { self.run().await })
+        });
+        (text, reads_on)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::command::HookKind;
 use crate::incident::{HookProcess, IncidentId};
 
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 /// How long the rest of the group has after its leader obeyed SIGTERM.
 const LINGER: Duration = Duration::from_millis(500);
 

@@ -10,6 +10,7 @@ use super::command::{HookKind, HookRequest};
 use super::failpoint::{FailPoint, Point};
 use super::hands::{Hands, OwnHands};
 use super::hook::{BACKOFF, pause};
+use super::record::{Record, Recorder};
 use super::{HookOutcome, HookRun, failpoint};
 use crate::config::{HookConfig, RollbackConfig};
 use crate::incident::{HookProcess, Incident, IncidentId, Step};
@@ -96,7 +97,19 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store, hands: Arc::new(OwnHands), fail: failpoint::of_this_program(), backoff: BACKOFF }
+        Self {
+            store,
+            hands: Arc::new(OwnHands { recorder: None }),
+            fail: failpoint::of_this_program(),
+            backoff: BACKOFF,
+        }
+    }
+
+    /// Runs the program that rolls back under a supervisor, which records its end also when no agent is there.
+    #[must_use]
+    pub fn with_recorder(mut self, recorder: Recorder) -> Self {
+        self.hands = Arc::new(OwnHands { recorder: Some(recorder) });
+        self
     }
 
     /// Replaces the pause before the second attempt.
@@ -187,6 +200,11 @@ impl Driver {
         let mut attempt = u32::try_from(begun).unwrap_or(u32::MAX).saturating_add(1);
         if attempt > last_attempt {
             let note = format!("the hook asked to be tried again in attempt {begun}, and no attempt is left");
+            if incident.dry_run {
+                let observed = self.advance(id, Step::Observe, note.clone()).await?;
+                tell(events, RollbackEvent::Rehearsed { incident: id.clone(), note });
+                return Ok(observed);
+            }
             return self.give_up(id, note, events).await;
         }
         loop {
@@ -200,17 +218,13 @@ impl Driver {
             self.fail.reached(Point::IntentJournaled);
             let run = self.attempt(hook, &incident, attempt, events).await?;
             let again = run.outcome.asks_again() && attempt < last_attempt;
-            let step = match run.outcome {
-                _ if again => Step::TryAgain,
-                HookOutcome::Done => Step::HookDone,
-                HookOutcome::TimedOut { .. } => Step::HookTimedOut,
-                _ => Step::HookFailed,
-            };
+            let step = if again { Step::TryAgain } else { last_step(&run.outcome) };
             let end = run.end();
             let outcome = end.outcome.clone();
             let (of, now) = (id.clone(), self.hands.now());
             self.durable(move |store| store.hook_ended(&of, attempt, &end, step, &now)).await?;
             self.fail.reached(Point::EndRecorded);
+            self.hands.forget(id, attempt);
             tell(events, RollbackEvent::HookEnded { incident: id.clone(), attempt, run });
             if !again {
                 return self.follow(&incident, step, attempt, &outcome, events).await;
@@ -272,7 +286,7 @@ impl Driver {
         self.give_up(id, format!("the hook did not succeed in attempt {attempt}: {outcome}"), events).await
     }
 
-    async fn give_up(
+    pub(crate) async fn give_up(
         &self,
         id: &IncidentId,
         note: String,
@@ -285,8 +299,9 @@ impl Driver {
 
     /// Waits for a hook that an earlier agent started and that still runs, see [`Driver::reconcile`].
     ///
-    /// Its exit status went to nobody, so the incident is verified: what it changed shows in the traffic. The rest of
-    /// its time limit still holds.
+    /// Its supervisor records how it ends, and that counts as if the earlier agent had seen it; when it asks for another
+    /// attempt, the incident is armed for it. Without a supervisor its exit status goes to nobody, so the incident is
+    /// verified: what it changed shows in the traffic. The rest of its time limit holds.
     pub async fn adopt(
         &self,
         timeout: Duration,
@@ -313,7 +328,11 @@ impl Driver {
             .last()
             .and_then(|last| last.started.as_ref())
             .map_or(Duration::ZERO, |started| started.until(&self.hands.now()));
-        let watched = self.hands.watch(process, timeout.saturating_sub(ran)).await;
+        let rest = timeout.saturating_sub(ran);
+        if let Some(record) = self.hands.record(id, attempt, rest).await.filter(|it| it.is_of(process)) {
+            return self.take_record(*record, events).await;
+        }
+        let watched = self.hands.watch(process, rest).await;
         self.fail.reached(Point::Ended);
         let (outcome, step) = match watched.forced {
             None => {
@@ -343,6 +362,27 @@ impl Driver {
         self.fail.reached(Point::EndRecorded);
         if step == Step::Verify && !incident.dry_run {
             tell(events, RollbackEvent::Verifying { incident: id.clone() });
+            return Ok(incident);
+        }
+        self.follow(&incident, step, attempt, &outcome, events).await
+    }
+
+    /// Goes on as if this agent had seen the end that a supervisor recorded.
+    async fn take_record(
+        &self,
+        record: Record,
+        events: &UnboundedSender<RollbackEvent>,
+    ) -> Result<Incident, RollbackError> {
+        self.fail.reached(Point::Ended);
+        let (id, attempt, run) = (record.incident.clone(), record.attempt, record.run.clone());
+        let outcome = run.end().outcome;
+        let step = record.step();
+        let incident = self.durable(move |store| record.enter(store)).await?;
+        self.fail.reached(Point::EndRecorded);
+        self.hands.forget(&id, attempt);
+        tell(events, RollbackEvent::HookEnded { incident: id.clone(), attempt, run });
+        if step == Step::TryAgain {
+            self.hands.pause(pause(self.backoff, attempt)).await;
             return Ok(incident);
         }
         self.follow(&incident, step, attempt, &outcome, events).await
@@ -385,6 +425,15 @@ impl Driver {
     ) -> Result<T, RollbackError> {
         let store = Arc::clone(&self.store);
         Ok(tokio::task::spawn_blocking(move || call(&store)).await??)
+    }
+}
+
+/// What an outcome leads to when no other attempt is made.
+pub(super) fn last_step(outcome: &HookOutcome) -> Step {
+    match outcome {
+        HookOutcome::Done => Step::HookDone,
+        HookOutcome::TimedOut { .. } => Step::HookTimedOut,
+        _ => Step::HookFailed,
     }
 }
 

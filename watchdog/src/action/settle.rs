@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Driver, Point};
+use super::{Driver, Point, Seen};
 use crate::config::{Mode, ReleaseWindow, ServiceConfig};
 use crate::decision::{WOULD_HAVE_RUN, WOULD_NOT_HAVE_RUN};
 use crate::incident::{
-    Breaker, BuildState, Decision, Facts, Incident, IncidentId, IncidentKind, Moment, NewIncident, Operator,
-    PausedUntil, Reconciliation, Refusal, RollbackHistory, State, Step, Verification, VerifyFacts, decide,
-    reconcile,
+    Attempt, Breaker, BuildState, Decision, Facts, HookProcess, Incident, IncidentId, IncidentKind, Moment,
+    NewIncident, Operator, PausedUntil, Reconciliation, Refusal, RollbackHistory, State, Step, Verification,
+    VerifyFacts, decide, reconcile,
 };
 use crate::model::BuildId;
 use crate::store::{Release, Store, StoreError};
@@ -241,23 +241,33 @@ impl Driver {
 
     /// Settles the incidents that an earlier agent left open; call it once, before anything else is decided.
     ///
-    /// A hook that the earlier agent started without coming to record it is looked for and recorded now. No hook is run
-    /// here, and none whose outcome is unknown is ever run again. Blocks for the disk.
+    /// A hook that the earlier agent started without coming to record it is looked for and recorded now, and so is the end that
+    /// its supervisor saw. No hook is run here, and none whose outcome is unknown is ever run again. Blocks for the disk, and
+    /// up to two seconds for a supervisor that was just started.
     pub fn reconcile(&self) -> Result<Vec<Reconciled>, StoreError> {
-        self.store.open_incidents()?.into_iter().map(|incident| self.reconcile_one(incident)).collect()
+        let open = self.store.open_incidents()?;
+        let settled = open.into_iter().map(|incident| self.reconcile_one(incident)).collect();
+        let state_of = |id: &IncidentId| match self.store.incident(id) {
+            Err(StoreError::NoIncident(_)) => None,
+            // What the ledger cannot tell stays.
+            found => Some(found.map_or(true, |incident| incident.state.is_under_way())),
+        };
+        self.hands.sweep(&state_of);
+        settled
     }
 
     fn reconcile_one(&self, mut incident: Incident) -> Result<Reconciled, StoreError> {
         let store = &self.store;
         let now = self.hands.now();
         let mut attempts = store.attempts(&incident.id)?;
-        if let (State::IntentJournaled, Some(last)) = (incident.state, attempts.last())
-            && let Some(process) = self.hands.find(&incident.id)
-        {
-            incident = store.hook_started(&incident.id, last.attempt, &process, &now)?;
+        let mut is_supervised = false;
+        if let (State::IntentJournaled | State::HookRunning, Some(last)) = (incident.state, attempts.last()) {
+            is_supervised = self.look_for(&incident, last)?;
+            incident = store.incident(&incident.id)?;
             attempts = store.attempts(&incident.id)?;
         }
-        let next = reconcile(&incident, attempts.last(), |process| self.hands.is_alive(process));
+        let is_alive = |process: &HookProcess| is_supervised || self.hands.is_alive(process);
+        let next = reconcile(&incident, attempts.last(), is_alive);
         let step = match &next {
             Reconciliation::Escalate { note } => Some((Step::Escalate, note.as_str())),
             Reconciliation::Rehearsed { note } => Some((Step::Rehearsed, note.as_str())),
@@ -270,6 +280,30 @@ impl Driver {
             incident = store.advance(&incident.id, step, note, &now)?;
         }
         Ok(Reconciled { incident, next })
+    }
+
+    /// Brings the ledger up to what can be found of an attempt whose end it does not have: its record, its supervisor, or its
+    /// process. Returns whether its supervisor lives, and so will record its end.
+    fn look_for(&self, incident: &Incident, last: &Attempt) -> Result<bool, StoreError> {
+        let (store, id, attempt) = (&self.store, &incident.id, last.attempt);
+        let seen = self.hands.seen(id, attempt);
+        let named = match &seen {
+            Seen::Nothing => None,
+            Seen::Supervised(process) => process.clone(),
+            Seen::Ended(record) => record.process.clone(),
+        };
+        if incident.state == State::IntentJournaled
+            && let Some(process) = named.or_else(|| self.hands.find(id))
+        {
+            store.hook_started(id, attempt, &process, &self.hands.now())?;
+        }
+        if let Seen::Ended(record) = &seen
+            && last.process.as_ref().is_none_or(|process| record.is_of(process))
+        {
+            record.enter(store)?;
+            self.hands.forget(id, attempt);
+        }
+        Ok(matches!(seen, Seen::Supervised(_)))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
+use serde::{Deserialize, Serialize};
 
 /// A user, looked up before the fork: the name service must not be asked in a forked child.
 #[derive(Clone, Debug)]
@@ -15,12 +16,35 @@ pub(super) struct Target {
     pub(super) switch: Option<Switch>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Ids", into = "Ids")]
 pub(super) struct Switch {
     uid: Uid,
     gid: Gid,
     /// As `initgroups` would set them.
     groups: Vec<Gid>,
+}
+
+/// A [`Switch`] as the process that starts the hook is told it.
+#[derive(Serialize, Deserialize)]
+struct Ids {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+impl From<Switch> for Ids {
+    fn from(switch: Switch) -> Self {
+        let groups = switch.groups.into_iter().map(Gid::as_raw).collect();
+        Self { uid: switch.uid.as_raw(), gid: switch.gid.as_raw(), groups }
+    }
+}
+
+impl From<Ids> for Switch {
+    fn from(ids: Ids) -> Self {
+        let groups = ids.groups.into_iter().map(Gid::from_raw).collect();
+        Self { uid: Uid::from_raw(ids.uid), gid: Gid::from_raw(ids.gid), groups }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

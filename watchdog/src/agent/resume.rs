@@ -1,11 +1,10 @@
 //! What an incident needs besides its own course: an agent that was killed, and a person who approves.
 
-use std::time::Duration;
-
 use super::Agent;
 use super::rollback::{Active, Phase, REMOVED};
 use super::verifying::Verifying;
 use crate::action::{OperateError, Reconciled};
+use crate::config::RollbackConfig;
 use crate::config::defaults::ROLLBACK_TIMEOUT;
 use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::Event;
@@ -40,9 +39,8 @@ impl Agent {
                 Reconciliation::Wait { attempt, process } => {
                     let id = incident.id.clone();
                     self.incidents.active.push(Active { incident, service, phase: Phase::Hook });
-                    let hook = self.services[service].config.rollback.as_ref();
-                    let timeout = hook.map_or(ROLLBACK_TIMEOUT, |rollback| rollback.hook.timeout);
-                    self.wait_for_hook(timeout, id, attempt, process);
+                    let hook = self.services[service].config.rollback.clone();
+                    self.wait_for_hook(hook, id, attempt, process);
                 }
                 Reconciliation::Verify => self.go_on_verifying(service, incident),
                 Reconciliation::Rehearsed { note } => {
@@ -50,7 +48,11 @@ impl Agent {
                     let (service, incident) = (&incident.service, incident.id.as_str());
                     Event::IncidentStep { service, incident, step: &note }.emit(&mut self.counters);
                 }
-                Reconciliation::Escalate { note } => self.escalated(incident, "unknown", &note),
+                Reconciliation::Escalate { note } => {
+                    let attempts = self.store.attempts(&incident.id)?;
+                    let is_known = attempts.last().is_some_and(|last| last.outcome.is_some());
+                    self.escalated(incident, if is_known { "failed" } else { "unknown" }, &note);
+                }
             }
         }
         Ok(())
@@ -63,17 +65,31 @@ impl Agent {
             (State::Observed, _) => {}
             (State::Escalated, _) => self.incidents.escalated.push((incident, 0)),
             (_, Reconciliation::Wait { attempt, process }) => {
-                self.wait_for_hook(ROLLBACK_TIMEOUT, incident.id, attempt, process);
+                self.wait_for_hook(None, incident.id, attempt, process);
             }
             _ => self.give_up(&incident.id, REMOVED),
         }
     }
 
-    fn wait_for_hook(&self, timeout: Duration, id: IncidentId, attempt: u32, process: HookProcess) {
+    /// `hook`: as configured now; `None`: not at all any more.
+    fn wait_for_hook(
+        &self,
+        hook: Option<RollbackConfig>,
+        id: IncidentId,
+        attempt: u32,
+        process: HookProcess,
+    ) {
         let (driver, events) = (self.driver.clone(), self.rollback_events.clone());
         tokio::spawn(async move {
-            // What went wrong was told as an event.
-            let _ = driver.adopt(timeout, &id, attempt, process, &events).await;
+            let timeout = hook.as_ref().map_or(ROLLBACK_TIMEOUT, |rollback| rollback.hook.timeout);
+            // What went wrong was told as an event, here and below.
+            let Ok(incident) = driver.adopt(timeout, &id, attempt, process, &events).await else { return };
+            if incident.state == State::Armed {
+                let _ = match hook {
+                    Some(hook) => driver.roll_back(hook, &id, &events).await,
+                    None => driver.give_up(&id, REMOVED.to_owned(), &events).await,
+                };
+            }
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::second::Opinions;
 use super::service::Service;
 use super::windows::{Windows, without_windows};
 use super::{Agent, AgentOptions, Failures, Incidents, Processes, Told};
-use crate::action::Driver;
+use crate::action::{Driver, Recorder};
 use crate::clock;
 use crate::config::{Config, ConfigErrors, ServiceConfig};
 use crate::control::server::{self as control, ControlError, ControlSocket};
@@ -97,13 +98,14 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
 
     let (rollback_events, mut rollbacks) = mpsc::unbounded_channel();
     let now_mono_ns = clock::mono_ns();
+    let driver = driver(&store, &config.agent.state_dir);
     let mut agent = Agent {
         identifier: Identifier::new(&config.services),
         services: make_services(&config.services, &store)?,
         manual: Manual::load(&store)?,
         options,
         config,
-        driver: Driver::new(Arc::clone(&store)),
+        driver,
         store,
         kernel,
         slots: HashMap::new(),
@@ -196,6 +198,22 @@ async fn readable(descriptor: Option<&AsyncFd<OwnedFd>>) {
             }
         }
         None => std::future::pending().await,
+    }
+}
+
+/// The rollback's program runs under a supervisor; where its records cannot be kept, without one.
+fn driver(store: &Arc<Store>, state_dir: &Path) -> Driver {
+    let driver = Driver::new(Arc::clone(store));
+    match Recorder::open(state_dir) {
+        Ok(recorder) => driver.with_recorder(recorder),
+        Err(error) => {
+            let path = state_dir.display();
+            tracing::warn!(
+                "hooks run without a supervisor, so a later agent cannot know how one ended: no records can be kept in {path}: \
+                 {error}"
+            );
+            driver
+        }
     }
 }
 

@@ -128,12 +128,21 @@ fn builds(store: &Store, live: &LiveBuilds) -> Result<BuildsSnapshot, StoreError
 fn incident(store: &Store, id: &str) -> Result<IncidentDetail, StoreError> {
     let id = IncidentId::from(id);
     let incident = store.incident(&id)?;
-    let mut timeline: Vec<TimelineEntry> =
-        store.events(&id)?.into_iter().map(|event| entry(&event)).collect();
-    timeline.extend(store.attempts(&id)?.into_iter().filter_map(|attempt| output(&attempt)));
-    timeline.sort_by_key(|entry| entry.unix_ms);
+    let timeline = timeline(&store.events(&id)?, store.attempts(&id)?);
     let evidence = incident.evidence.clone();
     Ok(IncidentDetail { summary: summary(incident), timeline, evidence })
+}
+
+/// In the order in which it was written: the wall clock may have been stepped in between. What an attempt printed follows the
+/// step of its end, which has the same moment.
+fn timeline(events: &[IncidentEvent], mut attempts: Vec<Attempt>) -> Vec<TimelineEntry> {
+    let mut timeline = Vec::new();
+    for event in events {
+        timeline.push(entry(event));
+        let ended = attempts.extract_if(.., |attempt| attempt.ended.as_ref() == Some(&event.at));
+        timeline.extend(ended.filter_map(|attempt| output(&attempt)));
+    }
+    timeline
 }
 
 fn summary(incident: Incident) -> IncidentSummary {

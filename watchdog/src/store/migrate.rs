@@ -32,8 +32,11 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
         connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
     let objects: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(damaged)?;
-    let is_new = objects == 0 && version == 0;
-    if !is_new && application != APPLICATION_ID {
+    if objects == 0 && version == 0 {
+        let detail = "there is nothing in it".to_owned();
+        return Err(StoreError::Corrupt { path: path.to_owned(), detail });
+    }
+    if application != APPLICATION_ID {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     let known = known_version();

@@ -58,8 +58,8 @@ pub enum StoreError {
     #[error("{} is a database, but not one of load-watchdog; it is left alone", path.display())]
     Foreign { path: PathBuf },
     #[error(
-        "{} is damaged ({detail}) and is left as it is; move it away to start with an empty ledger, \
-         or restore it from a backup",
+        "{} is damaged ({detail}) and is left as it is; move it away (with its -wal and -shm) to start with an empty \
+         ledger, or restore it from a backup",
         path.display()
     )]
     Corrupt { path: PathBuf, detail: String },
@@ -96,15 +96,9 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(directory_error)?;
         let lock = lock(state_dir)?;
         let path = state_dir.join(DATABASE);
-        // SQLite would create it with the umask; the evidence is nobody else's business. It gives its
-        // companion files (-wal, -shm) the mode of the database.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(directory_error)?;
+        if !path.try_exists().map_err(directory_error)? {
+            create(state_dir, &path)?;
+        }
 
         let mut connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         migrate::check(&connection, &path)?;
@@ -116,8 +110,6 @@ impl Store {
         };
         durable(&connection).map_err(|error| migrate::name_damage(error, &path))?;
         migrate::migrate(&mut connection)?;
-        // The new file's directory entry must survive a power cut like its content.
-        File::open(state_dir).and_then(|directory| directory.sync_all()).map_err(directory_error)?;
         Ok(Self { connection: Mutex::new(connection), _lock: Some(lock) })
     }
 
@@ -146,6 +138,34 @@ impl Store {
         transaction.commit()?;
         Ok(value)
     }
+}
+
+/// Makes an empty ledger, which is there whole or not at all: one that was cut short to nothing is damaged, and no new one.
+fn create(state_dir: &Path, path: &Path) -> Result<()> {
+    let directory_error = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+    let beside = |ending: &str| state_dir.join(format!("{DATABASE}{ending}"));
+    let journal = beside("-wal");
+    if journal.try_exists().map_err(directory_error)? {
+        // SQLite would take it for the new database's own.
+        let detail = format!("the {DATABASE} that it belongs to is missing");
+        return Err(StoreError::Corrupt { path: journal, detail });
+    }
+    // What an agent that was killed in the middle of this has left.
+    let new = beside(".new");
+    for left in [&new, &beside(".new-journal")] {
+        match fs::remove_file(left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(directory_error(error)),
+            _ => {}
+        }
+    }
+    // SQLite would create it with the umask; the evidence is nobody else's business. It gives its companion files
+    // (-wal, -shm) the mode of the database.
+    let file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(directory_error)?;
+    migrate::migrate(&mut connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE)?)?;
+    file.sync_all().and_then(|()| fs::rename(&new, path)).map_err(directory_error)?;
+    // The new file's directory entry must survive a power cut like its content.
+    File::open(state_dir).and_then(|directory| directory.sync_all()).map_err(directory_error)
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {

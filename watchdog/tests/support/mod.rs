@@ -1,6 +1,8 @@
 //! Hooks as real scripts, and configurations that run them.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod crash;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
