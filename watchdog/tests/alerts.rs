@@ -5,9 +5,11 @@ use watchdog::config::Mode;
 use watchdog::control::{self, Outcome, ledger};
 use watchdog::incident::{BuildState, IncidentKind, Moment, NewIncident, State, Step};
 use watchdog::model::{BuildId, EndpointName};
-use watchdog::store::{Store, StoreError};
+use watchdog::store::{Release, Store, StoreError};
 
 const WINDOW: IncidentKind = IncidentKind::ReleaseWindow;
+const ALERT: Release<'_> =
+    Release { initial: BuildState::Probation, why: "new", alert: Some("nothing is run") };
 
 fn new(endpoint: &str, reason: &str, evidence: serde_json::Value) -> NewIncident {
     NewIncident {
@@ -31,15 +33,13 @@ fn a_window_and_a_cost_are_two_incidents_of_a_build_and_neither_bars_the_other()
     let store = Store::open(folder.path()).unwrap();
     let now = Moment::now();
     let (web, v4) = ("web".into(), "v4".into());
-    let alert = store.open_alert(WINDOW, &outside(), "nothing is run", &now).unwrap();
+    let alert = store.released_outside(&outside(), &ALERT, &now).unwrap();
     assert_eq!((alert.kind, alert.state), (WINDOW, State::Observed));
-    assert!(matches!(
-        store.open_alert(WINDOW, &outside(), "nothing is run", &now),
-        Err(StoreError::AlreadyOpen { .. })
-    ));
+    assert!(matches!(store.released_outside(&outside(), &ALERT, &now), Err(StoreError::AlreadyOpen { .. })));
     // For what concerns its cost, nothing is open; a rollback goes its way beside it.
     assert_eq!(store.open_incident_for(&web, &v4).unwrap(), None);
-    store.build_appeared(&web, &v4, BuildState::Probation, "new", &now).unwrap();
+    let build = store.build(&web, &v4).unwrap().unwrap();
+    assert_eq!((build.state, build.why.as_str()), (BuildState::Probation, "new"), "both or neither");
     let cost = store.open_incident(&new("login", "dear", json!({ "endpoint": "login" })), &now).unwrap();
     assert_eq!(cost.kind, IncidentKind::Cost);
     assert!(matches!(store.open_incident(&outside(), &now), Err(StoreError::AlreadyOpen { .. })));
@@ -53,7 +53,7 @@ fn a_window_and_a_cost_are_two_incidents_of_a_build_and_neither_bars_the_other()
     // What it was condemned for is not the window, whichever came last.
     let closed = store.advance(&alert.id, Step::Close, "the build is condemned now", &now).unwrap();
     assert_eq!(closed.state, State::Closed);
-    let again = store.open_alert(WINDOW, &outside(), "nothing is run", &now).unwrap();
+    let again = store.released_outside(&outside(), &ALERT, &now).unwrap();
     assert_ne!(again.id, alert.id);
     let last = store.last_cost_incident(&web, &v4).unwrap();
     assert_eq!(last.map(|incident| incident.id), Some(cost.id));
@@ -65,7 +65,7 @@ fn the_list_and_the_report_say_what_it_is_about() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let now = Moment::now();
-    let alert = store.open_alert(WINDOW, &outside(), "nothing is run", &now).unwrap();
+    let alert = store.released_outside(&outside(), &ALERT, &now).unwrap();
     let repeats = json!({ "endpoint": "login", "repeats": { "build": "v2", "mean_cpu_seconds": 0.02 } });
     store.open_incident(&new("login", "dear", repeats), &now).unwrap();
     let read = |command| ledger::read(&store, &command, &ledger::LiveBuilds::new()).unwrap();

@@ -137,18 +137,24 @@ fn the_documented_example() {
 }
 
 #[test]
-fn a_release_window_is_read_and_what_it_cannot_do_yet_is_told() {
-    let rollback = DOCUMENTED.replace("on_violation = \"alert\"", "on_violation = \"rollback\"");
+fn a_release_window_is_read_with_its_freezes() {
+    let alert = DOCUMENTED.replace("on_violation = \"alert\"", "");
+    let window = Config::parse(&alert, "c.toml").unwrap().services.remove(0).release_window.unwrap();
+    assert_eq!((window.on_violation, window.users_within), (OnViolation::Alert, defaults::USERS_WITHIN));
+    assert_eq!(window.freezes, []);
+    let more = "on_violation = \"rollback\"\nusers_within = \"90s\"\nfreezes = [\"2017-01-29\", \"2016-12-20..2017-01-05\"]";
+    let rollback = DOCUMENTED.replace("on_violation = \"alert\"", more);
     let config = Config::parse(&rollback, "c.toml").unwrap();
     let window = config.services[0].release_window.as_ref().unwrap();
     assert_eq!(window.on_violation, OnViolation::Rollback);
-    assert_eq!(
-        config.warnings,
-        ["c.toml:30:16: service[web].release_window.on_violation: checked, but not acted on in this version"]
-    );
-    // Friday 27 January 2017 in Melbourne, at 4 and 9; Sunday at noon.
+    assert_eq!(window.users_within, Duration::from_secs(90));
+    let freezes: Vec<String> = window.freezes.iter().map(ToString::to_string).collect();
+    assert_eq!(freezes, ["2017-01-29", "2016-12-20..2017-01-05"]);
+    assert_eq!(config.warnings, [""; 0]);
+    // Friday 27 January 2017 in Melbourne, at 4 and 9; Sunday at noon, of this week and the one before.
     let open = |instant: &str| window.hours.is_open(instant.parse().unwrap());
-    assert!(!open("2017-01-26T17:00:00Z") && !open("2017-01-26T22:00:00Z") && open("2017-01-29T01:00:00Z"));
+    assert!(!open("2017-01-26T17:00:00Z") && !open("2017-01-26T22:00:00Z") && open("2017-01-22T01:00:00Z"));
+    assert!(!open("2017-01-29T01:00:00Z"), "frozen");
     assert!(open("2017-01-26T12:59:59Z"), "the last minute is inside");
 }
 

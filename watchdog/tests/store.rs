@@ -10,7 +10,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use watchdog::config::Mode;
 use watchdog::incident::{
-    BuildState, HookProcess, Moment, NewIncident, Operator, PausedUntil, State, Step, VerificationRecord,
+    BuildState, HookProcess, IncidentKind, Moment, NewIncident, Operator, PausedUntil, State, Step,
+    VerificationRecord,
 };
 use watchdog::model::ServiceName;
 use watchdog::store::{DATABASE, HookEnd, Store, StoreError};
@@ -346,8 +347,11 @@ fn an_illegal_step_changes_nothing() {
     let no = Operator::Rejected { by: "uid 1000".to_owned() };
     let rejected = store.decided(&id, &no, &at(5)).unwrap();
     assert_eq!((rejected.state, rejected.rejected_by.as_deref()), (State::Closed, Some("uid 1000")));
-    assert_eq!(store.rejected_by(&web(), &"v2".into()).unwrap().as_deref(), Some("uid 1000"));
-    assert_eq!(store.rejected_by(&web(), &"v1".into()).unwrap(), None);
+    assert_eq!(
+        store.rejected_by(&web(), &"v2".into(), IncidentKind::Cost).unwrap().as_deref(),
+        Some("uid 1000")
+    );
+    assert_eq!(store.rejected_by(&web(), &"v1".into(), IncidentKind::Cost).unwrap(), None);
     assert!(store.journal_intent(&id, 1, "", &at(6)).is_err(), "a rejected incident ran its hook");
     assert!(store.attempts(&id).unwrap().is_empty());
     assert_eq!(store.events(&id).unwrap().len(), 3);

@@ -17,6 +17,20 @@ pub fn another_day() -> String {
     window(DAYS[usize::try_from(day).unwrap_or(0)])
 }
 
+/// At any time but yesterday, today and tomorrow.
+pub fn frozen() -> String {
+    let day = |days: i64| {
+        let instant = jiff::Timestamp::from_millisecond(clock::unix_ms() + days * DAY_MS).unwrap_or_default();
+        instant.strftime("%Y-%m-%d").to_string()
+    };
+    with(&always(), &format!("freezes = [\"{}..{}\"]", day(-1), day(1)))
+}
+
+/// The same window with another key.
+pub fn with(window: &str, more: &str) -> String {
+    format!("{}, {more} }}", window.trim_end().trim_end_matches('}').trim_end())
+}
+
 fn window(days: &str) -> String {
     format!("release_window = {{ allow = [\"{days} 00:00-23:59\"], timezone = \"UTC\" }}")
 }
@@ -29,7 +43,9 @@ mod tests {
     #[test]
     fn one_holds_the_present_and_the_other_does_not() {
         let now = clock::unix_ms();
-        for (window, expected) in [(always(), true), (another_day(), false)] {
+        let rolled_back = with(&another_day(), "on_violation = \"rollback\"");
+        let cases = [(always(), true), (another_day(), false), (frozen(), false), (rolled_back, false)];
+        for (window, expected) in cases {
             let text = format!(
                 "[[service]]\nname = \"web\"\nmatch = {{ listen = 1 }}\n{window}\n[[service.endpoint]]\nname = \"login\"\n\
                  path = \"/login\"\nbudget = {{ vs_baseline = 1.5 }}\n"

@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use super::{Driver, Point, Seen};
-use crate::config::{Mode, ServiceConfig};
+use crate::config::{Mode, ReleaseWindow, ServiceConfig};
 use crate::decision::{WOULD_HAVE_RUN, WOULD_NOT_HAVE_RUN};
 use crate::incident::{
-    Attempt, Breaker, BuildState, Decision, Facts, HookProcess, Incident, IncidentId, Moment, NewIncident,
-    Operator, PausedUntil, Reconciliation, Refusal, RollbackHistory, State, Step, Verification, VerifyFacts,
-    decide, reconcile,
+    Attempt, Breaker, BuildState, Decision, Facts, HookProcess, Incident, IncidentId, IncidentKind, Moment,
+    NewIncident, Operator, PausedUntil, Reconciliation, Refusal, RollbackHistory, State, Step, Verification,
+    VerifyFacts, decide, reconcile,
 };
 use crate::model::BuildId;
-use crate::store::{Store, StoreError};
+use crate::store::{Release, Store, StoreError};
 
 /// The span of `max_per_day`.
 const DAY: Duration = Duration::from_hours(24);
@@ -58,7 +58,7 @@ impl Known {
             good_state: incident.good_build.as_ref().map(state_of).transpose()?.flatten(),
             history: store.rollback_history(service)?.without(&incident.id),
             under_way: store.rollback_under_way(service, &incident.id)?,
-            rejected_by: store.rejected_by(service, &incident.bad_build)?,
+            rejected_by: store.rejected_by(service, &incident.bad_build, incident.kind)?,
             breaker: store.breaker(service)?,
             pause: store.pause()?,
         })
@@ -79,6 +79,9 @@ impl Known {
             Some(BuildState::Condemned) if incident.state == State::Armed => Some(BuildState::Probation),
             state => state,
         };
+        // The wall clock: a window is a matter of the calendar.
+        let has_opened =
+            |window: &ReleaseWindow| window.hours.opened_between(incident.detected.unix_ms, now.unix_ms);
         decide(&Facts {
             mode: live.mode,
             dry_run: live.dry_run || incident.dry_run,
@@ -88,6 +91,8 @@ impl Known {
             bad_state,
             good_build: incident.good_build.as_ref().map(|build| (build, self.good_state)),
             newer_build: live.newer_build.as_ref(),
+            window_opened: incident.kind == IncidentKind::ReleaseWindow
+                && service.release_window.as_ref().is_none_or(has_opened),
             rollback_under_way: self.under_way.as_ref().map(|incident| &incident.id),
             restored_by: self.history.restored(bad_build).map(|mark| &mark.incident),
             rolled_back_by: self.history.took_away(bad_build).map(|mark| &mark.incident),
@@ -105,7 +110,19 @@ impl Known {
 impl Driver {
     /// Records what a verdict said. At most one incident is open per service and bad build.
     pub fn open(&self, new: &NewIncident) -> Result<Incident, StoreError> {
-        let incident = self.store.open_incident(new, &self.hands.now())?;
+        self.open_of(IncidentKind::Cost, new)
+    }
+
+    /// As [`Driver::open`]; one of each kind may be open.
+    pub fn open_of(&self, kind: IncidentKind, new: &NewIncident) -> Result<Incident, StoreError> {
+        let incident = self.store.open_incident_of(kind, new, &self.hands.now())?;
+        self.fail.reached(Point::Detected);
+        Ok(incident)
+    }
+
+    /// Records a build that appeared outside its service's release window, see [`Store::released_outside`].
+    pub fn open_release(&self, new: &NewIncident, release: &Release<'_>) -> Result<Incident, StoreError> {
+        let incident = self.store.released_outside(new, release, &self.hands.now())?;
         self.fail.reached(Point::Detected);
         Ok(incident)
     }

@@ -55,10 +55,15 @@ impl Agent {
     fn observe(&mut self, slot: u16, seen: &Observation, tgid: Option<u32>, began_mono_ns: u64) {
         let Some(slot) = self.slots.get(&slot) else { return };
         let service = &mut self.services[slot.service];
+        let is_of_users = service.is_of_users(seen.endpoint);
         let Some(build) = service.builds.get_mut(&slot.build) else { return };
         let Some(endpoint) = service.endpoints.get(usize::from(seen.endpoint)) else { return };
         let cell = seen.cell();
         service.peaks[usize::from(seen.endpoint)].count(seen.count);
+        if is_of_users {
+            service.users.count(seen.end_mono_ns, seen.count);
+            build.served = true;
+        }
         build.aggregate.endpoint_mut(endpoint).record(cell, seen.cpu_ns, seen.count);
         build.unsaved.record(endpoint, cell, seen.cpu_ns, seen.count);
         if seen.age != Age::Older && build.aggregate.starts.count() < NEEDED_STARTS {
@@ -91,6 +96,10 @@ impl Agent {
             let Some(build) = service.builds.get_mut(&slot.build) else { continue };
             // What it was for is not known: with those on no watched endpoint, it keeps the others' figures right.
             let endpoint = request.endpoint.unwrap_or(ENDPOINT_OTHER);
+            if endpoint != ENDPOINT_OTHER || service.config.endpoints.is_empty() {
+                service.users.count(request.ended_mono_ns, 1);
+                build.served = true;
+            }
             if let Some(peak) = service.peaks.get_mut(usize::from(endpoint)) {
                 peak.count(1);
             }

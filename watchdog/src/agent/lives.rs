@@ -22,19 +22,20 @@ impl Agent {
         now_mono_ns: u64,
     ) -> Result<(), StoreError> {
         let known = self.store.build(&self.services[place.service].config.name, &place.build)?;
-        if known.is_none() && !self.services[place.service].adopting {
-            self.check_release(place, first)?;
-        }
         let service = &self.services[place.service];
-        let name = &service.config.name;
+        let adopting = service.adopting;
+        let name = &service.config.name.clone();
         let restored = self.is_restored(place, first)?;
         let (initial, why) = match self.manual.decisions.build(name, &place.build) {
             Some((decision, opinion)) => (opinion.state(), format!("{} by {}", opinion.name(), decision.who)),
-            None if service.adopting => {
+            None if adopting => {
                 (BuildState::Adopted, "ran when the agent first came to the service".to_owned())
             }
             None => (BuildState::Probation, "appeared after another build was known".to_owned()),
         };
+        if known.is_none() && !adopting {
+            self.check_release(place, first, initial, &why, now_mono_ns)?;
+        }
         let record = self.store.build_appeared(name, &place.build, initial, &why, &Moment::now())?;
         let standing = match (&known, record.state) {
             (None, BuildState::Adopted) => Standing::Adopted,
@@ -56,6 +57,7 @@ impl Agent {
             slot: None,
             processes: HashSet::new(),
             youngest_mono_ns: None,
+            served: false,
             first_seen_mono_ns: now_mono_ns,
             state_since: record.state_since,
             gone_since_mono_ns: None,

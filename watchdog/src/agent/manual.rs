@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::control::{Command, DecisionRecord, Outcome, Refusal, RefusalCode, span};
 use crate::decision::{AuditEntry, Decision, Decisions, Observed, Subject, Who};
 use crate::event::Event;
-use crate::incident::{Moment, NewIncident, Operator, PausedUntil};
+use crate::incident::{IncidentKind, Moment, NewIncident, Operator, PausedUntil};
 use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::store::{Change, NewDecision, Store, StoreError};
 
@@ -326,7 +326,7 @@ impl Agent {
             evidence: serde_json::json!({ "schema": crate::verdict::EVIDENCE_SCHEMA, "condemned": true }),
             mode,
         };
-        self.open_incident_of(service, new, "condemned_build");
+        self.open_incident_of(service, IncidentKind::Cost, new, "condemned_build");
     }
 
     /// What is in force, for `status`.

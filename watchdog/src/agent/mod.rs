@@ -11,6 +11,7 @@ mod comparing;
 mod coverage;
 mod environment;
 mod flips;
+mod held;
 mod hidden;
 mod judging;
 mod keeping;
@@ -26,6 +27,7 @@ mod second;
 mod service;
 mod snapshot;
 mod unfinished;
+mod users;
 mod verifying;
 mod windows;
 

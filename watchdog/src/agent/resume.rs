@@ -8,7 +8,9 @@ use crate::config::RollbackConfig;
 use crate::config::defaults::ROLLBACK_TIMEOUT;
 use crate::control::{Outcome, Refusal, RefusalCode};
 use crate::event::Event;
-use crate::incident::{HookProcess, Incident, IncidentId, Moment, Operator, Reconciliation, State};
+use crate::incident::{
+    HookProcess, Incident, IncidentId, IncidentKind, Moment, Operator, Reconciliation, State,
+};
 use crate::store::StoreError;
 
 impl Agent {
@@ -21,6 +23,9 @@ impl Agent {
                 continue;
             };
             match next {
+                // Decided on when its build serves.
+                Reconciliation::Decide
+                    if incident.kind == IncidentKind::ReleaseWindow && incident.state == State::Detected => {}
                 Reconciliation::Decide => self.decide_incident(service, incident),
                 Reconciliation::Retry { .. } => self.run_hook(service, incident),
                 Reconciliation::Leave if incident.state == State::AwaitingApproval => {

@@ -6,7 +6,7 @@ use super::repeats::with_repeat;
 use super::verifying::Verifying;
 use crate::action::{Live, RollbackEvent};
 use crate::event::Event;
-use crate::incident::{BuildState, Decision, Incident, IncidentId, Moment, NewIncident, State};
+use crate::incident::{BuildState, Decision, Incident, IncidentId, IncidentKind, Moment, NewIncident, State};
 use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::store::StoreError;
 use crate::verdict::{Evidence, Repeat, Verdict};
@@ -30,7 +30,7 @@ pub(super) struct Incidents {
 /// Nothing follows from these until they are on disk.
 #[derive(Debug)]
 enum Unwritten {
-    Incident { new: Box<NewIncident>, label: String },
+    Incident { kind: IncidentKind, new: Box<NewIncident>, label: String },
     Decision(Box<Incident>),
     Escalation { incident: IncidentId, note: String },
 }
@@ -110,13 +110,16 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let (sentence, figures) = with_repeat(evidence, sentence, repeat)?;
         let label = evidence.budget.label();
-        self.open_new(service, id, evidence.endpoint.clone(), &sentence, figures, label)?;
+        let kind = IncidentKind::Cost;
+        self.open_new(service, kind, id, evidence.endpoint.clone(), &sentence, figures, label)?;
         Ok(())
     }
 
-    fn open_new(
+    #[expect(clippy::too_many_arguments, reason = "what an incident is made of")]
+    pub(super) fn open_new(
         &mut self,
         service: usize,
+        kind: IncidentKind,
         bad: &BuildId,
         endpoint: EndpointName,
         reason: &str,
@@ -134,37 +137,27 @@ impl Agent {
             evidence,
             mode: config.mode,
         };
-        self.open_incident_of(service, new, label);
+        self.open_incident_of(service, kind, new, label);
         Ok(())
     }
 
     /// An incident that cannot be written yet is kept; one of the same build that is open already stands for it.
-    pub(super) fn open_incident_of(&mut self, service: usize, new: NewIncident, label: &str) {
-        match self.driver.open(&new) {
+    pub(super) fn open_incident_of(
+        &mut self,
+        service: usize,
+        kind: IncidentKind,
+        new: NewIncident,
+        label: &str,
+    ) {
+        match self.driver.open_of(kind, &new) {
             Ok(incident) => self.opened(service, incident, label),
             Err(StoreError::AlreadyOpen { .. }) => {}
             Err(error) => {
                 self.report::<(), _>("opening an incident", Err(error));
                 let label = label.to_owned();
-                self.incidents.unwritten.push(Unwritten::Incident { new: Box::new(new), label });
+                self.incidents.unwritten.push(Unwritten::Incident { kind, new: Box::new(new), label });
             }
         }
-    }
-
-    /// A build that was condemned runs again: an incident at once, from the ledger.
-    pub(super) fn condemned_is_back(&mut self, service: usize, bad: &BuildId) {
-        let under_way = self
-            .incidents
-            .active
-            .iter()
-            .any(|active| active.service == service && active.incident.bad_build == *bad);
-        if under_way {
-            return;
-        }
-        let reason = format!("build {bad} was condemned before and is back");
-        let evidence = serde_json::json!({ "schema": crate::verdict::EVIDENCE_SCHEMA, "condemned": true });
-        let opened = self.open_new(service, bad, EndpointName::other(), &reason, evidence, "condemned_build");
-        self.report("opening an incident", opened);
     }
 
     fn opened(&mut self, service: usize, incident: Incident, reason: &str) {
@@ -246,6 +239,8 @@ impl Agent {
             self.tell_people(&incident, &step, 0);
             let phase = Phase::AwaitingApproval { told_mono_ns: now_mono_ns };
             self.incidents.active.push(Active { incident, service, phase });
+        } else {
+            self.windows.observed(incident);
         }
     }
 
@@ -309,6 +304,7 @@ impl Agent {
             RollbackEvent::Rehearsed { note, .. } => {
                 let Active { incident, .. } = self.incidents.active.swap_remove(index);
                 self.tell_end(&incident, State::Observed, &note);
+                self.windows.observed(Incident { state: State::Observed, ..incident });
                 note
             }
             RollbackEvent::Escalated { note, .. } => {
@@ -431,9 +427,9 @@ impl Agent {
         for unwritten in std::mem::take(&mut self.incidents.unwritten) {
             match unwritten {
                 // Nothing of a service is opened that nobody watches any more.
-                Unwritten::Incident { new, label } => {
+                Unwritten::Incident { kind, new, label } => {
                     if let Some(service) = self.index_of(&new.service) {
-                        self.open_incident_of(service, *new, &label);
+                        self.open_incident_of(service, kind, *new, &label);
                     }
                 }
                 Unwritten::Decision(incident) => match self.index_of(&incident.service) {
@@ -445,7 +441,7 @@ impl Agent {
         }
     }
 
-    fn index_of(&self, name: &ServiceName) -> Option<usize> {
+    pub(super) fn index_of(&self, name: &ServiceName) -> Option<usize> {
         self.services.iter().position(|service| service.config.name == *name)
     }
 

@@ -299,6 +299,7 @@ impl Agent {
                 service.config = config.clone();
             }
             self.config = config;
+            self.apply_decisions();
             return Ok(());
         }
         let mut services = make_services(&config.services, &self.store)?;
@@ -318,6 +319,7 @@ impl Agent {
             service.builds = std::mem::take(&mut old.builds);
             service.adopting = old.adopting;
             service.cores = old.cores;
+            std::mem::swap(&mut service.users, &mut old.users);
             for (name, peak) in service.endpoints.iter().zip(&mut service.peaks) {
                 let place = old.endpoints.iter().position(|old| old == name);
                 if let Some(place) = place {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use watchdog_common::abi::ENDPOINT_OTHER;
+
 use crate::aggregate::{Baseline, BuildAggregate, PeakRate};
 use crate::config::{Budget, ServiceConfig};
 use crate::incident::{BuildState, Moment};
@@ -15,6 +17,7 @@ use super::hidden::Hidden;
 use super::keeping::{Kept, Unsaved};
 use super::resumable::{KeptJudge, Resumable};
 use super::second::Second;
+use super::users::Users;
 
 /// A configured service.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(super) struct Service {
     pub(super) adopting: bool,
     /// Processes that match the service but whose build could not be read, with the reason.
     pub(super) nameless: BTreeMap<u32, String>,
+    pub(super) users: Users,
     /// Highest rates, by endpoint index.
     pub(super) peaks: Vec<PeakRate>,
     /// Cores that it may use: of the host, or by the quota of its cgroup.
@@ -53,6 +57,7 @@ impl Service {
             hidden: Hidden::default(),
             adopting,
             nameless: BTreeMap::new(),
+            users: Users::since(crate::clock::mono_ns()),
             peaks,
             cores: host_cores(),
             waived: BTreeMap::new(),
@@ -80,6 +85,11 @@ impl Service {
             }
         }
         config
+    }
+
+    /// Whether a request may be a user's: one on none of the endpoints, such as a health check, is not taken for one.
+    pub(super) fn is_of_users(&self, endpoint: u16) -> bool {
+        endpoint != ENDPOINT_OTHER || self.config.endpoints.is_empty()
     }
 
     pub(super) fn processes(&self) -> u64 {
@@ -158,6 +168,8 @@ pub(super) struct Build {
     pub(super) processes: HashSet<u32>,
     /// When its newest process was first seen; `None`: it was only served by processes that began with another build.
     pub(super) youngest_mono_ns: Option<u64>,
+    /// This agent saw a request of its on an endpoint of the service.
+    pub(super) served: bool,
     /// When this agent first saw it.
     pub(super) first_seen_mono_ns: u64,
     /// Since when it has been in its state.

@@ -8,7 +8,8 @@ use crate::aggregate::Age;
 use crate::config::defaults::VERIFY_WITHIN;
 use crate::event::Event;
 use crate::incident::{
-    BuildState, CostLimit, CostTest, Incident, IncidentId, State, Verification, VerifyFacts, verify,
+    BuildState, CostLimit, CostTest, Incident, IncidentId, IncidentKind, State, Verification, VerifyFacts,
+    verify, verify_release,
 };
 use crate::model::{BuildId, EndpointName};
 use crate::verdict::Observation;
@@ -100,7 +101,14 @@ impl Agent {
         for active in &self.incidents.active {
             if let Phase::Verifying(verifying) = &active.phase {
                 let facts = self.verify_facts(active, verifying, now_mono_ns);
-                match verify(&facts) {
+                let outcome = match active.incident.kind {
+                    IncidentKind::Cost => verify(&facts),
+                    IncidentKind::ReleaseWindow => {
+                        let runs = self.runs(active.service, &active.incident.bad_build);
+                        verify_release(&facts, runs, Duration::from_nanos(STILL_SERVES_NS))
+                    }
+                };
+                match outcome {
                     Verification::Pending => {}
                     outcome => ended.push((active.incident.id.clone(), outcome, facts)),
                 }
@@ -115,7 +123,7 @@ impl Agent {
     fn verify_facts(&self, active: &Active, verifying: &Verifying, now_mono_ns: u64) -> VerifyFacts {
         let service = &self.services[active.service];
         let Incident { bad_build, good_build, .. } = &active.incident;
-        let serves = |build: &BuildId| service.builds.get(build).is_some_and(|b| !b.processes.is_empty());
+        let serves = |build: &BuildId| self.runs(active.service, build);
         let newer = service.builds.iter().find(|(id, build)| {
             *id != bad_build
                 && Some(*id) != good_build.as_ref()
@@ -159,6 +167,12 @@ impl Agent {
         }
         .emit(&mut self.counters);
         self.tell_end(&incident, State::Recovered, &note);
+        self.close_others(&incident);
+    }
+
+    /// Whether a process of a build is there.
+    pub(super) fn runs(&self, service: usize, build: &BuildId) -> bool {
+        self.services[service].builds.get(build).is_some_and(|build| !build.processes.is_empty())
     }
 
     /// A build whose condemnation was lifted is judged anew when it comes back.

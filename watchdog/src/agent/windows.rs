@@ -1,29 +1,35 @@
 //! Release windows: a new build whose first process began outside its service's window is told at once, as an incident of a
 //! kind of its own. It is judged like any other, and what it costs is another incident.
+//!
+//! With `on_violation = "rollback"`, and when anybody is there, the incident goes the way of every other: see
+//! [`super::rollback`] for that, and [`super::held`] for what follows.
 
 use serde::Serialize;
 
 use super::Agent;
 use super::processes::Place;
+use super::users::Seen;
 use crate::config::{OnViolation, ReleaseWindow, ServiceConfig};
 use crate::control::{OutsideStatus, ReleaseWindowStatus};
 use crate::event::Event;
 use crate::identity::Identified;
-use crate::incident::{BuildState, Incident, IncidentKind, Moment, NewIncident, Step};
+use crate::incident::{BuildState, Incident, IncidentKind, Moment, NewIncident, State};
 use crate::model::EndpointName;
 use crate::release::Outside;
-use crate::store::StoreError;
+use crate::store::{Release, StoreError};
 use crate::verdict::EVIDENCE_SCHEMA;
 
-const LOOK_EVERY_NS: u64 = 1_000_000_000;
-/// A build that this agent has not seen for so long is gone, as it is for the judges.
-const GONE_AFTER_NS: u64 = 600_000_000_000;
-
-/// Incidents of builds that appeared outside a release window and are on probation.
+/// Incidents of builds that appeared outside a release window.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
-    open: Vec<Incident>,
-    looked_mono_ns: u64,
+    /// Those that run nothing, of builds on probation.
+    pub(super) open: Vec<Incident>,
+    /// To be decided on with the first request of their builds. Sooner, whoever deploys may not have switched to the build yet,
+    /// and would do so after the rollback.
+    pub(super) undecided: Vec<Incident>,
+    pub(super) looked_mono_ns: u64,
+    /// No build is held back, as far as was looked.
+    pub(super) none_held: bool,
 }
 
 /// What the ledger keeps of such an incident.
@@ -38,24 +44,46 @@ struct Evidence<'a> {
     /// From there to the incident.
     noticed_after_seconds: f64,
     allow: &'a [String],
+    freezes: Vec<String>,
     timezone: &'a str,
+    /// Of the service, when it was noticed.
+    users: Seen,
 }
 
 impl Windows {
-    pub(super) fn of_an_earlier_agent(open: Vec<Incident>) -> Self {
-        Self { open, looked_mono_ns: 0 }
+    /// The others are carried on with those of any kind.
+    pub(super) fn of_an_earlier_agent(mut open: Vec<Incident>) -> Self {
+        let undecided = open.extract_if(.., |incident| incident.state == State::Detected).collect();
+        open.retain(|incident| incident.state == State::Observed);
+        Self { open, undecided, ..Self::default() }
+    }
+
+    /// An incident that nothing more is done about, if it is one of these.
+    pub(super) fn observed(&mut self, incident: Incident) {
+        if incident.kind == IncidentKind::ReleaseWindow {
+            self.open.push(incident);
+        }
     }
 }
 
 impl Agent {
-    /// For a build that the ledger does not know, before it does: an agent that is killed in between tells it again, and
-    /// the incident is there once.
-    pub(super) fn check_release(&mut self, place: &Place, first: &Identified) -> Result<(), StoreError> {
-        let config = &self.services[place.service].config;
+    /// For a build that the ledger does not know, and that it knows then: an agent that is killed in between tells it again,
+    /// and the incident is there once. See [`Agent::decide_releases`] for what is to be decided on.
+    pub(super) fn check_release(
+        &mut self,
+        place: &Place,
+        first: &Identified,
+        initial: BuildState,
+        why: &str,
+        now_mono_ns: u64,
+    ) -> Result<(), StoreError> {
+        let service = &self.services[place.service];
+        let config = &service.config;
         let Some(window) = &config.release_window else { return Ok(()) };
         let (now, age) = (Moment::now(), first.age());
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let Some(outside) = window.hours.outside(now.unix_ms.saturating_sub(age_ms)) else { return Ok(()) };
+        let users = service.users.seen(now_mono_ns, window.users_within);
         let evidence = Evidence {
             schema: EVIDENCE_SCHEMA,
             kind: IncidentKind::ReleaseWindow,
@@ -63,19 +91,26 @@ impl Agent {
             process: first.pid,
             noticed_after_seconds: age.as_secs_f64(),
             allow: &window.allow,
+            freezes: window.freezes.iter().map(ToString::to_string).collect(),
             timezone: &window.timezone,
+            users,
         };
         let new = NewIncident {
             service: config.name.clone(),
             endpoint: EndpointName::other(),
             bad_build: place.build.clone(),
             good_build: self.store.last_good_build(&config.name)?.map(|record| record.build),
-            reason: sentence(place, &outside, window),
+            reason: sentence(place, &outside, window, &users),
             evidence: serde_json::to_value(&evidence).unwrap_or_default(),
             mode: config.mode,
         };
-        let note = note(first, age.as_secs_f64(), window.on_violation);
-        let incident = match self.store.open_alert(IncidentKind::ReleaseWindow, &new, &note, &now) {
+        let noticed = format!("noticed {:.2} s after process {} began", age.as_secs_f64(), first.pid);
+        let only_told = only_told(window.on_violation, initial, why, &users);
+        let alert = only_told.map(|because| {
+            format!("{noticed}; {because}, so nothing is run; open while the build is on probation")
+        });
+        let release = Release { initial, why, alert: alert.as_deref() };
+        let incident = match self.driver.open_release(&new, &release) {
             Ok(incident) => incident,
             Err(StoreError::AlreadyOpen { .. }) => return Ok(()),
             Err(error) => return Err(error),
@@ -88,59 +123,49 @@ impl Agent {
             sentence: &new.reason,
         }
         .emit(&mut self.counters);
-        Event::IncidentStep { service: &new.service, incident: incident.id.as_str(), step: &note }
+        let step =
+            alert.unwrap_or_else(|| format!("{noticed}; decided on with its first request on an endpoint"));
+        let is_alert = incident.state == State::Observed;
+        Event::IncidentStep { service: &new.service, incident: incident.id.as_str(), step: &step }
             .emit(&mut self.counters);
-        self.windows.open.push(incident);
+        if is_alert {
+            self.windows.open.push(incident);
+        } else {
+            self.windows.undecided.push(incident);
+        }
         Ok(())
     }
 
-    /// Closes the incidents whose build is not on probation any more: nobody is to be told of them again.
-    pub(super) fn follow_windows(&mut self, now_mono_ns: u64) {
-        if now_mono_ns.saturating_sub(self.windows.looked_mono_ns) < LOOK_EVERY_NS {
-            return;
-        }
-        self.windows.looked_mono_ns = now_mono_ns;
-        for incident in std::mem::take(&mut self.windows.open) {
-            let closed = self.close_if_over(&incident, now_mono_ns);
-            if self.report("closing an incident", closed) != Some(true) {
-                self.windows.open.push(incident);
+    /// Builds that serve: the mode and the rails decide, as about any other incident.
+    pub(super) fn decide_releases(&mut self) {
+        for incident in std::mem::take(&mut self.windows.undecided) {
+            let Some(index) = self.index_of(&incident.service) else {
+                self.give_up(&incident.id, super::rollback::REMOVED);
+                continue;
+            };
+            let build = self.services[index].builds.get(&incident.bad_build);
+            if build.is_some_and(|build| build.served) {
+                self.decide_incident(index, incident);
+            } else {
+                self.windows.undecided.push(incident);
             }
         }
-    }
-
-    fn close_if_over(&mut self, incident: &Incident, now_mono_ns: u64) -> Result<bool, StoreError> {
-        let service = self.services.iter().find(|service| service.config.name == incident.service);
-        let here = service.and_then(|service| service.builds.get(&incident.bad_build));
-        if here.is_some_and(|build| build.state == BuildState::Probation) {
-            return Ok(false);
-        }
-        let record = self.store.build(&incident.service, &incident.bad_build)?;
-        let note = match record {
-            Some(record) if record.state == BuildState::Probation => {
-                // What an agent does not see in its first minutes may be about to start.
-                if now_mono_ns.saturating_sub(self.started_mono_ns) < GONE_AFTER_NS {
-                    return Ok(false);
-                }
-                "the build is gone".to_owned()
-            }
-            Some(record) => format!("the build is {} now: {}", record.state, record.why),
-            None => "the build was forgotten".to_owned(),
-        };
-        self.store.advance(&incident.id, Step::Close, &note, &Moment::now())?;
-        Event::IncidentStep { service: &incident.service, incident: incident.id.as_str(), step: &note }
-            .emit(&mut self.counters);
-        Ok(true)
     }
 
     pub(super) fn release_window_status(&self, service: usize) -> Option<ReleaseWindowStatus> {
         let config = &self.services[service].config;
         let window = config.release_window.as_ref()?;
         let now = jiff::Timestamp::from_millisecond(crate::clock::unix_ms()).ok()?;
-        let outside = self.windows.open.iter().filter(|incident| incident.service == config.name);
+        let active = self.incidents.active.iter().map(|active| &active.incident);
+        let escalated = self.incidents.escalated.iter().map(|(incident, _)| incident);
+        let carried = active.chain(escalated).filter(|it| it.kind == IncidentKind::ReleaseWindow);
+        let outside = self.windows.open.iter().chain(&self.windows.undecided).chain(carried);
+        let outside = outside.filter(|incident| incident.service == config.name);
         Some(ReleaseWindowStatus {
             allow: window.allow.clone(),
             timezone: window.timezone.clone(),
             open: window.hours.is_open(now),
+            freeze: window.hours.freeze(now).map(|freeze| freeze.to_string()),
             changes_unix_ms: window.hours.next_change(now).map(jiff::Timestamp::as_millisecond),
             outside: outside
                 .map(|incident| OutsideStatus {
@@ -152,31 +177,38 @@ impl Agent {
     }
 }
 
-fn sentence(place: &Place, outside: &Outside, window: &ReleaseWindow) -> String {
+fn sentence(place: &Place, outside: &Outside, window: &ReleaseWindow, users: &Seen) -> String {
     let opens = match &outside.opens {
         Some(opens) => format!("which opens on {opens}"),
         None => "which does not open within eight days".to_owned(),
     };
+    let hours = format!("{}; {}", window.allow.join(", "), window.timezone);
+    let place_in_time = match &outside.freeze {
+        Some(freeze) => {
+            format!("in the freeze {freeze}, when the release window ({hours}) is closed, {opens}")
+        }
+        None => format!("outside the release window ({hours}), {opens}"),
+    };
     format!(
-        "build {} appeared on {}, outside the release window ({}; {}), {opens}",
+        "build {} appeared on {}, {place_in_time}; the service had {}",
         place.build,
         outside.at,
-        window.allow.join(", "),
-        window.timezone
+        users.sentence()
     )
 }
 
-fn note(first: &Identified, noticed_after_seconds: f64, on_violation: OnViolation) -> String {
-    let done = match on_violation {
-        OnViolation::Alert => "on_violation is \"alert\", so nothing is run",
-        OnViolation::Rollback => {
-            "on_violation is \"rollback\", which is not acted on in this version: nothing is run"
+/// Why nothing is to be run; `None`: the mode and the rails decide that.
+fn only_told(on_violation: OnViolation, initial: BuildState, why: &str, users: &Seen) -> Option<String> {
+    match on_violation {
+        OnViolation::Alert => Some("on_violation is \"alert\"".to_owned()),
+        OnViolation::Rollback if initial != BuildState::Probation => {
+            Some(format!("on_violation is \"rollback\", and the build was {why}"))
         }
-    };
-    format!(
-        "noticed {noticed_after_seconds:.2} s after process {} began; {done}; open while the build is on probation",
-        first.pid
-    )
+        OnViolation::Rollback if users.requests == 0 => {
+            Some(format!("on_violation is \"rollback\", and nobody was there ({})", users.sentence()))
+        }
+        OnViolation::Rollback => None,
+    }
 }
 
 /// A configuration without its release windows: what is measured and judged.

@@ -29,6 +29,7 @@ pub const FALSE_ROLLBACK_RATE: f64 = 0.001;
 
 pub const TIMEZONE: &str = "UTC";
 pub const ON_VIOLATION: OnViolation = OnViolation::Alert;
+pub const USERS_WITHIN: Duration = Duration::from_mins(5);
 
 pub const ROLLBACK_TIMEOUT: Duration = Duration::from_mins(2);
 /// Of the hooks beside the rollback's own.

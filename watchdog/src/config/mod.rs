@@ -4,8 +4,8 @@
 //! would be right. Keys are read one by one from TOML's spanned tree, which is what makes that possible: a
 //! derived deserializer stops at the first mistake.
 //!
-//! What this version does not do yet is refused when ignoring it would be unsafe (a protocol, a match that would
-//! take in other processes), and a warning when it is only missing (`on_violation = "rollback"`).
+//! What this version does not do yet is refused when ignoring it would be unsafe: a protocol, a match that would take in
+//! other processes.
 //!
 //! Two endpoints may share requests only when one is plainly the more specific: a literal segment beats `*`,
 //! then a named method beats any method.
@@ -32,7 +32,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::model::{EndpointName, ServiceName, Uprobes};
-use crate::release::Hours;
+use crate::release::{Freeze, Hours};
 
 pub use agent::AgentOverrides;
 pub use endpoint::wildcard_mask;
@@ -280,15 +280,21 @@ pub struct Budget {
 pub struct ReleaseWindow {
     /// As written, checked.
     pub allow: Vec<String>,
+    /// Days on which nothing may be released, whatever `allow` says.
+    pub freezes: Vec<Freeze>,
     pub timezone: String,
     pub on_violation: OnViolation,
-    /// What the two say.
+    /// A violation is rolled back only if the service had a request so long before.
+    pub users_within: Duration,
+    /// What `allow`, `freezes` and `timezone` say.
     pub hours: Hours,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnViolation {
+    /// People are told.
     Alert,
+    /// It is an incident like a build's that costs too much: mode and rails decide.
     Rollback,
 }
 

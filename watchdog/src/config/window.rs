@@ -1,15 +1,16 @@
 //! `[service.release_window]`: when a new build may appear.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use jiff::civil::{Time, Weekday};
+use jiff::civil::{Date, Time, Weekday};
 use jiff::tz::TimeZone;
 use regex::Regex;
 
 use super::error::{Fault, Findings};
 use super::section::{Node, list, suggest};
-use super::{OnViolation, ReleaseWindow, defaults};
-use crate::release::{Hours, Window};
+use super::{OnViolation, ReleaseWindow, defaults, values};
+use crate::release::{Freeze, Hours, Window};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
@@ -17,6 +18,15 @@ static ENTRY: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"^([A-Za-z]+)(?:-([A-Za-z]+))? +(\d{1,2}:\d{2})-(\d{1,2}:\d{2})$")
         .expect("a constant expression")
 });
+
+static FREEZE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^(\d{4}-\d{2}-\d{2})(?:\.\.(\d{4}-\d{2}-\d{2}))?$").expect("a constant expression")
+});
+
+/// Nobody freezes releases for longer: the year is mistyped.
+const LONGEST_FREEZE_DAYS: i32 = 366;
+/// The agent counts requests for so long.
+pub(crate) const LONGEST_USERS_WITHIN: Duration = Duration::from_hours(1);
 
 pub(super) fn read(node: &Node<'_>, findings: &mut Findings) -> Option<ReleaseWindow> {
     let mut section = node.table(findings, "[service.release_window]")?;
@@ -41,18 +51,61 @@ pub(super) fn read(node: &Node<'_>, findings: &mut Findings) -> Option<ReleaseWi
     let on_violation = section
         .take("on_violation")
         .and_then(|node| {
-            let chosen =
-                node.choice(findings, &[("alert", OnViolation::Alert), ("rollback", OnViolation::Rollback)]);
-            if chosen == Some(OnViolation::Rollback) {
-                findings.warn(&node.path, &node.span(), "checked, but not acted on in this version");
-            }
-            chosen
+            node.choice(findings, &[("alert", OnViolation::Alert), ("rollback", OnViolation::Rollback)])
         })
         .unwrap_or(defaults::ON_VIOLATION);
+    let users_within = section
+        .take("users_within")
+        .and_then(|node| values::duration_node(&node, findings, Duration::from_secs(1), LONGEST_USERS_WITHIN))
+        .unwrap_or(defaults::USERS_WITHIN);
+    let frozen = section.take("freezes").and_then(|node| freezes(&node, findings));
     section.finish(findings);
     let (timezone, zone) = zone;
     let allow = allow?.into_iter().map(|(text, _)| text.to_owned()).collect();
-    Some(ReleaseWindow { allow, timezone, on_violation, hours: Hours::new(windows?, zone) })
+    let freezes = frozen.unwrap_or_default();
+    let hours = Hours::new(windows?, zone).with_freezes(freezes.clone());
+    Some(ReleaseWindow { allow, freezes, timezone, on_violation, users_within, hours })
+}
+
+fn freezes(node: &Node<'_>, findings: &mut Findings) -> Option<Vec<Freeze>> {
+    if node.value().as_array().is_some_and(|array| array.is_empty()) {
+        return None;
+    }
+    let texts = node.texts(findings, "[\"2026-12-20..2027-01-05\"]")?;
+    texts
+        .into_iter()
+        .map(|(text, node)| node.check(findings, freeze(text)))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect()
+}
+
+fn freeze(text: &str) -> Result<Freeze, Fault> {
+    let parts = FREEZE.captures(text).ok_or_else(|| {
+        Fault::new(
+            format!("{text:?} is not a freeze"),
+            "write a day such as \"2026-11-27\", or the first and the last one such as \"2026-12-20..2027-01-05\"",
+        )
+    })?;
+    let date = |text: &str| {
+        text.parse::<Date>().map_err(|_| {
+            Fault::new(format!("\"{text}\" is not a day of the calendar"), "write it as year-month-day")
+        })
+    };
+    let first = date(&parts[1])?;
+    let last = parts.get(2).map_or(Ok(first), |last| date(last.as_str()))?;
+    if last < first {
+        let remedy = format!("the first day comes first: \"{last}..{first}\"");
+        return Err(Fault::new(format!("{text:?} ends before it begins"), remedy));
+    }
+    let days = first.until(last).map_or(i32::MAX, |span| span.get_days());
+    if days >= LONGEST_FREEZE_DAYS {
+        return Err(Fault::new(
+            format!("{text:?} is longer than a year"),
+            "check the years; if it is meant, write a freeze for each of them",
+        ));
+    }
+    Ok(Freeze { first, last })
 }
 
 fn entry(text: &str) -> Result<Window, Fault> {

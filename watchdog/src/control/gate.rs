@@ -79,7 +79,7 @@ fn judge(facts: &GateFacts<'_>) -> (GateVerdict, String) {
         return (GateVerdict::KnownBad, sentence);
     }
     if let Some((BuildState::Condemned, why)) = facts.ledger {
-        return (GateVerdict::KnownBad, format!("build {build} is known to be bad: {why}"));
+        return (GateVerdict::KnownBad, format!("build {build} is condemned: {why}"));
     }
     if let Some((incident, state)) = facts.open_incident {
         return (GateVerdict::Exceeds, format!("incident {incident} of build {build} is open ({state})"));

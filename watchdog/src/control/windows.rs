@@ -11,9 +11,12 @@ pub struct ReleaseWindowStatus {
     pub timezone: String,
     /// Whether a new build may appear now.
     pub open: bool,
+    /// The freeze that keeps it closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<String>,
     /// When that changes, wall clock; absent: not within eight days.
     pub changes_unix_ms: Option<i64>,
-    /// Builds on probation that appeared while it was closed.
+    /// Builds that appeared while it was closed, with the incidents about that which are open.
     pub outside: Vec<OutsideStatus>,
 }
 

@@ -8,6 +8,7 @@ use crate::model::BuildId;
 
 /// All that the decision depends on.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each of these facts holds or does not")]
 pub struct Facts<'a> {
     pub mode: Mode,
     /// The hook is only rehearsed.
@@ -23,6 +24,8 @@ pub struct Facts<'a> {
     pub good_build: Option<(&'a BuildId, Option<BuildState>)>,
     /// A build that appeared after the bad one, and runs.
     pub newer_build: Option<&'a BuildId>,
+    /// The incident is about a release window that has opened since, or is not configured any more.
+    pub window_opened: bool,
     /// Another rollback of this service that is neither verified nor given up.
     pub rollback_under_way: Option<&'a IncidentId>,
     /// The last rollback of this service, if it restored the build that is now called bad.
@@ -86,6 +89,10 @@ pub enum Refusal {
     NewerBuild { bad_build: BuildId, newer_build: BuildId },
     #[error("the service has no [service.rollback] to run")]
     NoHook,
+    #[error(
+        "the release window has opened since build {bad_build} appeared, or is not configured any more: it may stay"
+    )]
+    WindowOpened { bad_build: BuildId },
     #[error("the rollback of incident {incident} is still under way")]
     UnderWay { incident: IncidentId },
     #[error(
@@ -148,6 +155,7 @@ impl Refusal {
             Self::GoodBuildNotGood { .. } => "good_build_not_good",
             Self::NewerBuild { .. } => "newer_build",
             Self::NoHook => "no_hook",
+            Self::WindowOpened { .. } => "window_opened",
             Self::UnderWay { .. } => "under_way",
             Self::RestoredByRollback { .. } => "restored_by_rollback",
             Self::DeployedAgain { .. } => "deployed_again",
@@ -209,6 +217,9 @@ pub fn rails(facts: &Facts<'_>) -> Vec<Refusal> {
     if !facts.hook_configured {
         refusals.push(Refusal::NoHook);
     }
+    if facts.window_opened {
+        refusals.push(Refusal::WindowOpened { bad_build: bad_build() });
+    }
     if let Some(incident) = facts.rollback_under_way {
         refusals.push(Refusal::UnderWay { incident: incident.clone() });
     }
@@ -247,6 +258,7 @@ mod tests {
             bad_state: Some(BuildState::Probation),
             good_build: Some((&good, Some(BuildState::Good))),
             newer_build: None,
+            window_opened: false,
             rollback_under_way: None,
             restored_by: None,
             rolled_back_by: None,
@@ -318,7 +330,8 @@ mod tests {
 
     #[test]
     fn limits_ask_at_their_edges_and_yield_to_a_person() {
-        let cases: [(Change, &str); 4] = [
+        let cases: [(Change, &str); 5] = [
+            (|f| f.window_opened = true, "window has opened"),
             (|f| f.since_last_rollback = Some(Duration::from_secs(1799)), "1799 s ago"),
             (|f| f.rollbacks_last_day = 3, "max_per_day is 3"),
             (|f| f.paused = Some((Duration::from_secs(90), "uid 0")), "another 90 s"),
@@ -355,6 +368,7 @@ mod tests {
             bad_state: Some(BuildState::Probation),
             good_build: Some((&good, Some(BuildState::Good))),
             newer_build: None,
+            window_opened: false,
             rollback_under_way: None,
             restored_by: None,
             rolled_back_by: None,

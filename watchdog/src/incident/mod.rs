@@ -25,7 +25,7 @@ pub use moment::{Moment, RollbackHistory, RollbackMark};
 pub use operator::{Breaker, Operator, PausedUntil};
 pub use reconcile::{HookProcess, Reconciliation, reconcile};
 pub use state::{IllegalStep, LedgerEffect, State, Step, Transition, transition};
-pub use verify::{NotRecovered, Verification, VerificationRecord, VerifyFacts, verify};
+pub use verify::{NotRecovered, Verification, VerificationRecord, VerifyFacts, verify, verify_release};
 
 use crate::config::Mode;
 use crate::model::{BuildId, EndpointName, ServiceName};

@@ -45,6 +45,8 @@ pub enum NotRecovered {
     Superseded { newer_build: BuildId },
     #[error("the bad build still serves requests")]
     BadBuildServes,
+    #[error("the bad build still runs, and no request came that could show which of the two serves")]
+    NoRequests,
     #[error("only {requests} requests on the good build, {MIN_REQUESTS} are needed to judge")]
     TooFewRequests { requests: u64 },
     #[error(
@@ -86,16 +88,30 @@ pub fn verify(facts: &VerifyFacts) -> Verification {
     }
 }
 
-fn missing(facts: &VerifyFacts, is_over: bool) -> Option<NotRecovered> {
-    match &facts.newer_build {
-        Some(newer_build) if !facts.good_build_serves && !facts.bad_build_serves => {
-            return Some(NotRecovered::Superseded { newer_build: newer_build.clone() });
-        }
-        _ if !facts.good_build_serves => return Some(NotRecovered::GoodBuildAbsent),
-        _ => {}
+/// As [`verify`], of a build that was taken away for when it was released: what a request costs says nothing about that, so it
+/// is enough that the good build serves, and that the bad one is gone or gets no requests.
+///
+/// `bad_build_runs`: whether a process of the bad build is left; `quiet_after`: it serves no more when it got no request for so
+/// long.
+pub fn verify_release(facts: &VerifyFacts, bad_build_runs: bool, quiet_after: Duration) -> Verification {
+    let is_over = facts.since_hook >= facts.verify_within;
+    let missing = not_serving(facts).or_else(|| {
+        let has_served = facts.cost.requests > 0;
+        let is_quiet = !bad_build_runs || (has_served && facts.since_hook >= quiet_after);
+        // Nobody may have come: then that the bad build is gone must do, at the end.
+        let is_shown = is_quiet && (has_served || is_over);
+        (!is_shown).then_some(NotRecovered::NoRequests)
+    });
+    match missing {
+        None => Verification::Recovered,
+        Some(missing) if is_over => Verification::Failed(missing),
+        Some(_) => Verification::Pending,
     }
-    if facts.bad_build_serves {
-        return Some(NotRecovered::BadBuildServes);
+}
+
+fn missing(facts: &VerifyFacts, is_over: bool) -> Option<NotRecovered> {
+    if let Some(missing) = not_serving(facts) {
+        return Some(missing);
     }
     let cost = &facts.cost;
     let Some(mean) = cost.mean.filter(|_| cost.requests >= MIN_REQUESTS) else {
@@ -110,6 +126,18 @@ fn missing(facts: &VerifyFacts, is_over: bool) -> Option<NotRecovered> {
     }
     // Too few requests for a proof: at the end their mean must do.
     (!is_over || mean > limit).then_some(NotRecovered::StillExpensive { mean, limit })
+}
+
+/// The good build does not serve, or not alone.
+fn not_serving(facts: &VerifyFacts) -> Option<NotRecovered> {
+    match &facts.newer_build {
+        Some(newer_build) if !facts.good_build_serves && !facts.bad_build_serves => {
+            return Some(NotRecovered::Superseded { newer_build: newer_build.clone() });
+        }
+        _ if !facts.good_build_serves => return Some(NotRecovered::GoodBuildAbsent),
+        _ => {}
+    }
+    facts.bad_build_serves.then_some(NotRecovered::BadBuildServes)
 }
 
 impl Verification {
@@ -128,6 +156,12 @@ impl Verification {
 
 fn recovered(facts: &VerifyFacts) -> String {
     let cost = &facts.cost;
+    if cost.requests == 0 {
+        return format!(
+            "the good build runs and the bad one is gone, {:.1} s after the hook; no request came meanwhile",
+            facts.since_hook.as_secs_f64()
+        );
+    }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let first = facts.good_served_after.map_or_else(String::new, |after| {
         format!(" (its first request {:.1} s after the hook)", after.as_secs_f64())
@@ -261,6 +295,48 @@ mod tests {
         let (step, said) = at_end.conclusion(&facts()).unwrap();
         assert_eq!(step, Step::Exonerate);
         assert!(said.contains("the cause was not the build"), "{said}");
+    }
+
+    #[test]
+    fn a_release_is_undone_when_the_good_build_serves_alone_whatever_that_costs() {
+        const QUIET: Duration = Duration::from_secs(3);
+        let with = |bad_build_runs: bool, change: &dyn Fn(&mut VerifyFacts)| {
+            let mut facts = facts();
+            facts.cost = Cost { requests: 1, mean: Some(900 * MS), ..Cost::default() };
+            facts.since_hook = Duration::from_secs(1);
+            change(&mut facts);
+            verify_release(&facts, bad_build_runs, QUIET)
+        };
+        let at_end = |f: &mut VerifyFacts| f.since_hook = f.verify_within;
+        let nobody = |f: &mut VerifyFacts| f.cost = Cost::default();
+        assert_eq!(with(false, &|_| ()), Verification::Recovered);
+        // Its processes are there still: they must have got no request for a while.
+        assert_eq!(with(true, &|_| ()), Verification::Pending);
+        assert_eq!(with(true, &|f| f.since_hook = QUIET), Verification::Recovered);
+        assert_eq!(
+            with(true, &|f| (f.since_hook, f.bad_build_serves) = (QUIET, true)),
+            Verification::Pending
+        );
+        let not_alone = with(true, &|f| {
+            at_end(f);
+            f.bad_build_serves = true;
+        });
+        assert_eq!(not_alone, Verification::Failed(NotRecovered::BadBuildServes));
+        let absent = with(false, &|f| {
+            at_end(f);
+            f.good_build_serves = false;
+        });
+        assert_eq!(absent, Verification::Failed(NotRecovered::GoodBuildAbsent));
+        assert_eq!(absent.conclusion(&facts()).unwrap().0, Step::Escalate);
+        // Nobody came.
+        assert_eq!(with(false, &nobody), Verification::Pending);
+        let gone = with(false, &|f| (nobody(f), at_end(f)).1);
+        assert_eq!(gone, Verification::Recovered);
+        let none = VerifyFacts { cost: Cost::default(), ..facts() };
+        let (_, said) = gone.conclusion(&none).unwrap();
+        assert!(said.contains("no request came"), "{said}");
+        let unknown = with(true, &|f| (nobody(f), at_end(f)).1);
+        assert_eq!(unknown, Verification::Failed(NotRecovered::NoRequests));
     }
 
     #[test]

@@ -36,36 +36,7 @@ impl Store {
         why: &str,
         at: &Moment,
     ) -> Result<BuildRecord> {
-        self.write(|tx| {
-            let latest: Option<(String, i64)> = tx
-                .query_row(
-                    "SELECT build, appeared FROM builds WHERE service = ?1 ORDER BY appeared DESC LIMIT 1",
-                    [service.as_str()],
-                    |row| Ok((row.get(0)?, row.get(1)?)),
-                )
-                .optional()?;
-            let appeared = latest.as_ref().map_or(1, |(_, appeared)| appeared + 1);
-            if latest.is_none_or(|(latest, _)| latest != build.as_str()) {
-                tx.execute(
-                    "INSERT INTO builds (service, build, state, first_seen_unix_ms, first_seen_mono_ns,
-                         first_seen_boot, state_since_unix_ms, state_since_mono_ns, state_since_boot, why, appeared)
-                     VALUES (:service, :build, :state, :unix_ms, :mono_ns, :boot, :unix_ms, :mono_ns, :boot, :why,
-                         :appeared)
-                     ON CONFLICT (service, build) DO UPDATE SET appeared = :appeared",
-                    named_params! {
-                        ":service": service.as_str(),
-                        ":build": build.as_str(),
-                        ":state": initial.name(),
-                        ":unix_ms": at.unix_ms,
-                        ":mono_ns": to_sql(at.mono_ns),
-                        ":boot": at.boot,
-                        ":why": why,
-                        ":appeared": appeared,
-                    },
-                )?;
-            }
-            find(tx, service, build)
-        })
+        self.write(|tx| appear(tx, service, build, initial, why, at))
     }
 
     pub fn build(&self, service: &ServiceName, build: &BuildId) -> Result<Option<BuildRecord>> {
@@ -121,6 +92,44 @@ impl Store {
             Ok(deleted > 0)
         })
     }
+}
+
+/// See [`Store::build_appeared`].
+pub(super) fn appear(
+    tx: &Transaction<'_>,
+    service: &ServiceName,
+    build: &BuildId,
+    initial: BuildState,
+    why: &str,
+    at: &Moment,
+) -> Result<BuildRecord> {
+    let latest: Option<(String, i64)> = tx
+        .query_row(
+            "SELECT build, appeared FROM builds WHERE service = ?1 ORDER BY appeared DESC LIMIT 1",
+            [service.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let appeared = latest.as_ref().map_or(1, |(_, appeared)| appeared + 1);
+    if latest.is_none_or(|(latest, _)| latest != build.as_str()) {
+        tx.execute(
+            "INSERT INTO builds (service, build, state, first_seen_unix_ms, first_seen_mono_ns, first_seen_boot,
+                 state_since_unix_ms, state_since_mono_ns, state_since_boot, why, appeared)
+             VALUES (:service, :build, :state, :unix_ms, :mono_ns, :boot, :unix_ms, :mono_ns, :boot, :why, :appeared)
+             ON CONFLICT (service, build) DO UPDATE SET appeared = :appeared",
+            named_params! {
+                ":service": service.as_str(),
+                ":build": build.as_str(),
+                ":state": initial.name(),
+                ":unix_ms": at.unix_ms,
+                ":mono_ns": to_sql(at.mono_ns),
+                ":boot": at.boot,
+                ":why": why,
+                ":appeared": appeared,
+            },
+        )?;
+    }
+    find(tx, service, build)
 }
 
 pub(super) fn set_state(

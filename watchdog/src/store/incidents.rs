@@ -1,6 +1,8 @@
 //! Incidents, their timelines, and what was run for them.
 
-mod alerts;
+mod releases;
+
+pub use self::releases::Release;
 
 use std::time::Duration;
 
@@ -29,7 +31,12 @@ pub struct HookEnd {
 impl Store {
     /// Records what the verdict said, before anything is decided. At most one is open per service and bad build.
     pub fn open_incident(&self, new: &NewIncident, at: &Moment) -> Result<Incident> {
-        self.write(|tx| insert(tx, IncidentKind::Cost, new, at))
+        self.open_incident_of(IncidentKind::Cost, new, at)
+    }
+
+    /// As [`Store::open_incident`]; one of each kind may be open.
+    pub fn open_incident_of(&self, kind: IncidentKind, new: &NewIncident, at: &Moment) -> Result<Incident> {
+        self.write(|tx| insert(tx, kind, new, at))
     }
 
     pub fn incident(&self, id: &IncidentId) -> Result<Incident> {
@@ -264,14 +271,21 @@ fn take(tx: &Transaction<'_>, id: &IncidentId, step: Step, note: &str, at: &Mome
             let why = format!("incident {id}: {}", incident.reason);
             set_state(tx, &incident.service, &incident.bad_build, BuildState::Condemned, &why, at)?;
         }
-        LedgerEffect::Pardon => pardon(tx, &incident, at)?,
+        LedgerEffect::Pardon => {
+            let why = format!(
+                "pardoned by incident {}: the good build cost as much, so this one was not the cause",
+                incident.id
+            );
+            pardon(tx, &incident, &why, at)?;
+        }
     }
     add_event(tx, id, at, Some(incident.state), to, note)?;
     find(tx, id)
 }
 
-/// Lifts the condemnation that this incident brought; what a person said of the build meanwhile stays.
-fn pardon(tx: &Transaction<'_>, incident: &Incident, at: &Moment) -> Result<()> {
+/// Lifts the condemnation that this incident brought; what a person, or another incident, said of the build meanwhile stays.
+/// Returns whether it did.
+fn pardon(tx: &Transaction<'_>, incident: &Incident, why: &str, at: &Moment) -> Result<bool> {
     let condemned: Option<(String, String)> = tx
         .query_row(
             "SELECT state, why FROM builds WHERE service = ?1 AND build = ?2",
@@ -282,14 +296,11 @@ fn pardon(tx: &Transaction<'_>, incident: &Incident, at: &Moment) -> Result<()> 
     let own = format!("incident {}:", incident.id);
     let by_this =
         |(state, why): &(String, String)| *state == BuildState::Condemned.name() && why.starts_with(&own);
-    if condemned.as_ref().is_some_and(by_this) {
-        let why = format!(
-            "pardoned by incident {}: the good build cost as much, so this one was not the cause",
-            incident.id
-        );
-        set_state(tx, &incident.service, &incident.bad_build, BuildState::Probation, &why, at)?;
+    let lifts = condemned.as_ref().is_some_and(by_this);
+    if lifts {
+        set_state(tx, &incident.service, &incident.bad_build, BuildState::Probation, why, at)?;
     }
-    Ok(())
+    Ok(lifts)
 }
 
 fn add_event(

@@ -27,7 +27,7 @@ use crate::model::{BuildId, ServiceName};
 pub use builds::BuildRecord;
 pub use decisions::{BuildChange, Change, NewDecision};
 pub use figures::{BuildWrite, StoredCell, StoredFigures, StoredPeak, Written};
-pub use incidents::HookEnd;
+pub use incidents::{HookEnd, Release};
 
 /// Name of the database in the state directory.
 pub const DATABASE: &str = "state.db";

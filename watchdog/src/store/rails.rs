@@ -6,7 +6,9 @@ use rusqlite::{OptionalExtension, params};
 
 use super::builds::{moment, to_sql};
 use super::{Result, Store};
-use crate::incident::{Breaker, Incident, IncidentId, PausedUntil, RollbackHistory, RollbackMark};
+use crate::incident::{
+    Breaker, Incident, IncidentId, IncidentKind, PausedUntil, RollbackHistory, RollbackMark,
+};
 use crate::model::{BuildId, ServiceName};
 
 impl Store {
@@ -60,14 +62,21 @@ impl Store {
         }))
     }
 
-    /// Who rejected the last rollback of this build that was rejected.
-    pub fn rejected_by(&self, service: &ServiceName, bad_build: &BuildId) -> Result<Option<String>> {
+    /// Who rejected the last rollback of this build that was rejected. Who let it stay although it came outside the window did
+    /// not say what it may cost, so each kind counts for itself.
+    pub fn rejected_by(
+        &self,
+        service: &ServiceName,
+        bad_build: &BuildId,
+        kind: IncidentKind,
+    ) -> Result<Option<String>> {
         let by = self
             .connection()
             .query_row(
                 "SELECT rejected_by FROM incidents
-                 WHERE service = ?1 AND bad_build = ?2 AND rejected_by IS NOT NULL ORDER BY rowid DESC LIMIT 1",
-                [service.as_str(), bad_build.as_str()],
+                 WHERE service = ?1 AND bad_build = ?2 AND kind = ?3 AND rejected_by IS NOT NULL
+                 ORDER BY rowid DESC LIMIT 1",
+                [service.as_str(), bad_build.as_str(), kind.name()],
                 |row| row.get(0),
             )
             .optional()?;

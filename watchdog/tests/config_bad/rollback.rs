@@ -240,5 +240,54 @@ fn release_windows() {
                 r#"10:16: service[web].release_window.on_violation: "page" is not one of the values it can have; it can be `alert` or `rollback`"#,
             ],
         ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nfreezes = [\"Christmas\"]\n",
+            &[
+                r#"10:12: service[web].release_window.freezes[0]: "Christmas" is not a freeze; write a day such as "2026-11-27", or the first and the last one such as "2026-12-20..2027-01-05""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nfreezes = [\"2026-12-20 - 2027-01-05\"]\n",
+            &[
+                r#"10:12: service[web].release_window.freezes[0]: "2026-12-20 - 2027-01-05" is not a freeze; write a day such as "2026-11-27", or the first and the last one such as "2026-12-20..2027-01-05""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nfreezes = [\"2026-11-27\", \"2026-11-31\"]\n",
+            &[
+                r#"10:26: service[web].release_window.freezes[1]: "2026-11-31" is not a day of the calendar; write it as year-month-day"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nfreezes = [\"2027-01-05..2026-12-20\"]\n",
+            &[
+                r#"10:12: service[web].release_window.freezes[0]: "2027-01-05..2026-12-20" ends before it begins; the first day comes first: "2026-12-20..2027-01-05""#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nfreezes = [\"2026-12-20..2072-01-05\"]\n",
+            &[
+                r#"10:12: service[web].release_window.freezes[0]: "2026-12-20..2072-01-05" is longer than a year; check the years; if it is meant, write a freeze for each of them"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nusers_within = \"0s\"\n",
+            &[
+                r#"10:16: service[web].release_window.users_within: "0s" is out of range; it must be from 1s to 1h"#,
+            ],
+        ),
+        (
+            "budget = { mean_cpu = \"80ms\" }\n",
+            "budget = { mean_cpu = \"80ms\" }\n[service.release_window]\nallow = [\"Sun 00:00-23:59\"]\nusers_within = 5\n",
+            &[
+                r#"10:16: service[web].release_window.users_within: "5" has no unit; write "5ms", "5s", "5m" or "5h", whichever is meant"#,
+            ],
+        ),
     ]);
 }

@@ -9,7 +9,7 @@ use crate::aggregate::{BuildAggregate, EndpointAggregate};
 use crate::control::{Command, Outcome};
 use crate::decision::{Opinion, Subject, Who};
 use crate::event::Event;
-use crate::incident::{BuildState, Incident, Moment, Operator, State};
+use crate::incident::{BuildState, Incident, IncidentKind, Moment, Operator, State};
 use crate::model::{BuildId, EndpointName, ServiceName};
 use crate::store::{BuildChange, Change, StoreError};
 
@@ -204,31 +204,39 @@ impl Agent {
         Err(not_found(format!("the service has no endpoint {endpoint}; it has: {}", known.join(", "))))
     }
 
-    /// The open incident of a build that a decision on it settles; refused while its rollback is under way.
-    fn settleable(&self, service: &ServiceName, id: &BuildId) -> Result<Option<Incident>, Refused> {
-        match self.store.open_incident_for(service, id)? {
-            Some(incident)
-                if !matches!(
-                    incident.state,
-                    State::Observed | State::AwaitingApproval | State::Escalated
-                ) =>
-            {
-                Err(conflict(format!(
-                    "incident {} of build {id} is {}: wait for its end",
-                    incident.id, incident.state
-                )))
-            }
-            open => Ok(open),
+    /// The open incidents of a build that a decision on it settles; refused while a rollback of it is under way.
+    fn settleable(&self, service: &ServiceName, id: &BuildId) -> Result<Vec<Incident>, Refused> {
+        let mut open = self.store.open_incidents()?;
+        open.retain(|incident| incident.service == *service && incident.bad_build == *id);
+        let waits = |incident: &Incident| match incident.state {
+            State::Observed | State::AwaitingApproval | State::Escalated => true,
+            // Of a build that has not served.
+            State::Detected => incident.kind == IncidentKind::ReleaseWindow,
+            _ => false,
+        };
+        if let Some(incident) = open.iter().find(|incident| !waits(incident)) {
+            return Err(conflict(format!(
+                "incident {} of build {id} is {}: wait for its end",
+                incident.id, incident.state
+            )));
         }
+        // An alert is closed by what becomes of its build, and says so.
+        open.retain(|incident| {
+            incident.kind == IncidentKind::Cost
+                || !matches!(incident.state, State::Observed | State::Detected)
+        });
+        Ok(open)
     }
 
-    /// A person has decided on the build, and so on its incident.
-    fn settle(&mut self, open: Option<Incident>, by: &Who) {
-        let Some(incident) = open else { return };
+    /// A person has decided on the build, and so on its incidents.
+    fn settle(&mut self, open: Vec<Incident>, by: &Who) {
         // Not rejected: that would be remembered of the build when the decision is long over.
         let decision = Operator::Acknowledged { by: by.to_string() };
-        if let Outcome::Error(refusal) = self.operator(incident.id.as_str(), &decision) {
-            self.report("closing the incident of a build that was decided on", Err::<(), _>(refusal.message));
+        for incident in open {
+            if let Outcome::Error(refusal) = self.operator(incident.id.as_str(), &decision) {
+                let message = refusal.message;
+                self.report("closing the incident of a build that was decided on", Err::<(), _>(message));
+            }
         }
     }
 
@@ -266,7 +274,7 @@ impl Agent {
     }
 
     /// Takes the ledger's word on a build, and makes the judge that belongs to it. Does nothing for a build that is not here.
-    pub(super) fn renew_build(
+    pub(in crate::agent) fn renew_build(
         &mut self,
         service: &ServiceName,
         id: &BuildId,

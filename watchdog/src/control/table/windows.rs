@@ -13,7 +13,9 @@ pub(super) fn window(text: &mut String, service: &ServiceStatus, width: usize) {
         (false, Some(until)) => format!("release window closed until {until}"),
         (false, None) => "release window closed for more than a week".to_owned(),
     };
-    wrap(text, &format!("{line} ({}; {})", window.allow.join(", "), window.timezone), "  ", "    ", width);
+    let freeze = window.freeze.as_ref().map_or_else(String::new, |freeze| format!(", freeze {freeze}"));
+    let hours = format!("{}; {}", window.allow.join(", "), window.timezone);
+    wrap(text, &format!("{line} ({hours}{freeze})"), "  ", "    ", width);
     for outside in &window.outside {
         let line = format!(
             "Build {} appeared outside the release window: `load-watchdog incidents show {}` tells more.",
@@ -56,6 +58,7 @@ mod tests {
             allow: vec!["Mon-Thu 20:00-23:59".to_owned(), "Sun 00:00-23:59".to_owned()],
             timezone: "Australia/Melbourne".to_owned(),
             open: false,
+            freeze: None,
             changes_unix_ms: Some(1_485_500_400_000),
             outside,
         };
@@ -68,6 +71,11 @@ mod tests {
             text.contains("!! Build v4 appeared outside") && text.contains("20170127-abcdefgh"),
             "{text}"
         );
+        status.release_window = Some(ReleaseWindowStatus {
+            freeze: Some("2017-01-26..2017-01-27".to_owned()),
+            ..configured.clone()
+        });
+        assert!(shown(&status).contains("Australia/Melbourne, freeze 2017-01-26..2017-01-27)"));
         let open =
             ReleaseWindowStatus { open: true, changes_unix_ms: None, outside: Vec::new(), ..configured };
         status.release_window = Some(open);
