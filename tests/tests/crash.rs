@@ -59,6 +59,7 @@ impl Scene {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn killed_while_it_verifies_the_next_agent_goes_on() {
     let Some(scene) = scene("") else { return };
     let (site, load, _builds) = scene.kill_at(&[State::Verifying]);
@@ -117,6 +118,7 @@ fn dies_at(point: Point) {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn killed_with_a_decision_on_disk_the_next_agent_acts_on_it() {
     dies_at(Point::Decided);
 }
@@ -183,6 +185,7 @@ fn killed_while_the_hook_runs_and_it_ended_unseen_the_next_agent_verifies() {
 
 /// It failed while no agent was there: a person is told its exit code, and it is not run again.
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn killed_while_the_hook_runs_and_it_failed_unseen_a_person_is_told_how() {
     let fails = format!("{GO_ON}; echo no such build >&2; touch over; exit 3");
     let Some((site, agent, load, _builds)) = ends_unseen(&fails, |site| site.file("over").exists()) else {

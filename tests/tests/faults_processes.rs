@@ -62,7 +62,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// A hook that runs, and whose agent was killed.
+/// A hook that runs, and whose agent and supervisor were killed.
 fn orphaned_hook(scene: &mut Scene, agent: Agent) -> (String, u32) {
     // The hook becomes this process's child, which can wait for it: until then its pid is not free.
     set_child_subreaper(true).unwrap();
@@ -73,7 +73,17 @@ fn orphaned_hook(scene: &mut Scene, agent: Agent) -> (String, u32) {
     let written = |_: &Agent| Ok(fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()));
     let pid = agent.wait_for("the hook's pid", WITHIN, written).unwrap();
     agent.kill().unwrap();
+    // Its supervisor would record how it ended.
+    let supervisor = Pid::from_raw(parent(pid));
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    waitpid(supervisor, None).unwrap();
     (incident.id, pid)
+}
+
+fn parent(pid: u32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 fn end(hook: u32) {
