@@ -85,6 +85,24 @@ fn a_second_agent_is_refused_and_a_reader_is_not() {
 }
 
 #[test]
+fn what_is_read_does_not_wait_for_what_is_written() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    appear(&store, "v1", BuildState::Adopted, 1);
+    let other = rusqlite::Connection::open(dir.path().join(DATABASE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| appear(&store, "v2", BuildState::Probation, 2));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(store.builds(None).unwrap().len(), 1);
+        assert!(!writer.is_finished(), "the build was written while somebody else writes");
+        other.execute_batch("ROLLBACK").unwrap();
+        writer.join().unwrap();
+    });
+    assert_eq!(store.builds(None).unwrap().len(), 2);
+}
+
+#[test]
 fn a_reader_without_a_ledger_says_who_creates_it() {
     let dir = TempDir::new().unwrap();
     let error = Store::open_reader(dir.path()).unwrap_err();

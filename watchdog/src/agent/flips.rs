@@ -4,7 +4,6 @@
 //! moved to the new build's slot at once, and requests under way stay with the build that they began in.
 
 use super::Agent;
-use crate::identity::Identified;
 
 impl Agent {
     /// Takes what inotify has to tell. Whether a build changed: events in the same directory are mostly about
@@ -22,7 +21,9 @@ impl Agent {
             let identified = self.identifier.identify(tgid);
             match self.report("reading a process", identified) {
                 Some(Some(identified)) => {
-                    self.move_at_once(&identified);
+                    if self.processes.moves(&identified) {
+                        self.watch_at_once(&identified);
+                    }
                     moved.push(identified);
                 }
                 Some(None) => self.unwatch(tgid, now_mono_ns),
@@ -31,28 +32,6 @@ impl Agent {
         }
         for identified in &moved {
             self.place(identified, now_mono_ns);
-        }
-    }
-
-    /// Counts a process's requests under the new build before that is written to the ledger: the disk takes longer
-    /// than some requests.
-    fn move_at_once(&mut self, identified: &Identified) {
-        let Some(build) = &identified.build else { return };
-        if !self.processes.moves(identified) {
-            return;
-        }
-        let key = (identified.service, build.clone());
-        let service = &self.services[identified.service];
-        let taken = service.builds.get(build).and_then(|build| build.slot);
-        let endpoints = u16::try_from(service.endpoints.len()).ok();
-        let slot = taken.or_else(|| self.reserved.get(&key).copied()).or_else(|| {
-            let opened = self.kernel.open_slot(u32::try_from(identified.service).ok()?, endpoints?);
-            let slot = self.report("opening a build", opened)?;
-            self.reserved.insert(key, slot);
-            Some(slot)
-        });
-        if let Some(slot) = slot {
-            self.kernel.watch(identified.pid, slot);
         }
     }
 }

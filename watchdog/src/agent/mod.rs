@@ -1,6 +1,6 @@
 //! The loop that calls the stages in order; the only caller of any of them.
 //!
-//! One thread. Every 100 ms, and at once when a process event waits, [`Agent::tick`] drains the kernel's maps, hands the
+//! One thread. Every 100 ms, and soon when a process event waits, [`Agent::tick`] drains the kernel's maps, hands the
 //! requests to the builds' judges ([`judging`]), follows the processes ([`processes`]) and carries incidents forward
 //! ([`rollback`]). Commands and scrapes are answered in between ([`snapshot`]). An error in a stage is reported, and
 //! the loop goes on.
@@ -74,7 +74,7 @@ struct Agent {
     processes: Processes,
     /// Processes whose build changed in place and was not asked for again yet.
     flipped: Vec<u32>,
-    /// Slots of builds that flipped into place and are not in the ledger yet, by service and build.
+    /// Slots of builds that run and are not in the ledger yet, by service and build.
     reserved: HashMap<(usize, BuildId), u16>,
     incidents: Incidents,
     windows: windows::Windows,

@@ -37,6 +37,8 @@ pub(super) struct Processes {
     watched: HashMap<u32, Place>,
     /// When each of them began (or its build, in place), `CLOCK_MONOTONIC`.
     began_mono_ns: HashMap<u32, u64>,
+    /// They have just run a program that is of no service; their events come with the next tick.
+    strangers: HashSet<u32>,
     /// When to ask which process again.
     waiting: Vec<(u64, u32)>,
     last_scan_mono_ns: Option<u64>,
@@ -105,6 +107,25 @@ impl Agent {
         Ok(())
     }
 
+    /// Watches at once what has just run a program, if it is of a service: the next tick, which does all the rest, may be later
+    /// than its first request.
+    pub(super) fn meet_newcomers(&mut self) {
+        let ran_a_program = |event: &&ProcessEvent| event.kind == ProcessEventKind::Exec as u32;
+        let news = self.kernel.process_news().iter().filter(ran_a_program);
+        let unwatched: Vec<u32> =
+            news.filter(|event| event.build_slot == 0).map(|event| event.tgid).collect();
+        for tgid in unwatched {
+            match self.identifier.identify(tgid) {
+                Ok(Some(identified)) => self.watch_at_once(&identified),
+                Ok(None) => {
+                    self.processes.strangers.insert(tgid);
+                }
+                // The tick asks again, and reports it.
+                Err(_) => {}
+            }
+        }
+    }
+
     pub(super) fn follow_processes(&mut self, events: &[ProcessEvent], now_mono_ns: u64) {
         for event in events {
             self.on_process_event(event, now_mono_ns);
@@ -154,7 +175,9 @@ impl Agent {
             }
             Ok(ProcessEventKind::Exec) => {
                 self.environment.warmup.ended(event.tgid);
-                self.processes.ask_at(now_mono_ns, event.tgid);
+                if !self.processes.strangers.remove(&event.tgid) {
+                    self.processes.ask_at(now_mono_ns, event.tgid);
+                }
                 if event.build_slot != 0
                     || self.processes.watched.contains_key(&event.tgid)
                     || self.identifier.matches_by_listening()
@@ -249,9 +272,9 @@ impl Agent {
         let before = self.processes.watched.get(&identified.pid);
         let flipped =
             identified.is_in_place() && before.is_some_and(|before| before.service == place.service);
+        self.watch_at_once(identified);
         let entered = self.open(&place, identified, now_mono_ns);
-        if let Some(slot) = self.report("opening a build", entered) {
-            self.kernel.watch(identified.pid, slot);
+        if self.report("opening a build", entered).is_some() {
             self.leave(identified.pid, now_mono_ns);
             self.enter(identified.pid, &place);
             self.note_start(identified, &place, now_mono_ns);
@@ -261,23 +284,43 @@ impl Agent {
         }
     }
 
-    /// The slot of a build, taken if it has none; makes the build known if it is not.
-    fn open(&mut self, place: &Place, first: &Identified, now_mono_ns: u64) -> anyhow::Result<u16> {
+    /// Counts a process's requests under its build before that is written to the ledger: the disk takes longer than a server
+    /// takes to its first request.
+    pub(super) fn watch_at_once(&mut self, identified: &Identified) {
+        let Some(build) = &identified.build else { return };
+        let slot = self.slot_of(identified.service, build);
+        if let Some(slot) = self.report("taking a build's slot", slot) {
+            self.kernel.watch(identified.pid, slot);
+        }
+    }
+
+    /// The slot of a build. One that is taken here is [reserved](Agent::reserved) until the ledger knows the build.
+    fn slot_of(&mut self, service: usize, build: &BuildId) -> anyhow::Result<u16> {
+        let (number, key) = (number(service), (service, build.clone()));
+        let service = &self.services[service];
+        let taken = service.builds.get(build).and_then(|build| build.slot);
+        if let Some(slot) = taken.or_else(|| self.reserved.get(&key).copied()) {
+            return Ok(slot);
+        }
+        let slot = self.kernel.open_slot(number, u16::try_from(service.endpoints.len())?)?;
+        self.reserved.insert(key, slot);
+        Ok(slot)
+    }
+
+    /// Makes the build known if it is not, and its slot its own.
+    fn open(&mut self, place: &Place, first: &Identified, now_mono_ns: u64) -> anyhow::Result<()> {
         if !self.services[place.service].builds.contains_key(&place.build) {
             self.build_appeared(place, first, now_mono_ns)?;
         } else if self.services[place.service].builds[&place.build].processes.is_empty() {
             self.build_is_back(place, first, now_mono_ns)?;
         }
+        let slot = self.slot_of(place.service, &place.build)?;
+        self.reserved.remove(&(place.service, place.build.clone()));
+        if self.slots.contains_key(&slot) {
+            return Ok(());
+        }
         let service = &mut self.services[place.service];
         let build = service.builds.get_mut(&place.build).expect("it was made above");
-        if let Some(slot) = build.slot {
-            return Ok(slot);
-        }
-        let endpoints = u16::try_from(service.endpoints.len())?;
-        let slot = match self.reserved.remove(&(place.service, place.build.clone())) {
-            Some(slot) => slot,
-            None => self.kernel.open_slot(number(place.service), endpoints)?,
-        };
         build.slot = Some(slot);
         let owner = SlotOwner {
             service: service.config.name.clone(),
@@ -291,7 +334,7 @@ impl Agent {
             conservation: Conservation::default(),
         };
         self.slots.insert(slot, entry);
-        Ok(slot)
+        Ok(())
     }
 
     fn enter(&mut self, tgid: u32, place: &Place) {
@@ -324,7 +367,7 @@ impl Agent {
     }
 
     pub(super) fn unwatch(&mut self, tgid: u32, now_mono_ns: u64) {
-        if self.processes.watched.contains_key(&tgid) {
+        if self.processes.watched.contains_key(&tgid) || self.kernel.slot_of(tgid) != 0 {
             self.kernel.unwatch(tgid);
             self.leave(tgid, now_mono_ns);
             self.processes.began_mono_ns.remove(&tgid);

@@ -138,6 +138,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let alive_every = notify::alive_every();
     let (mut last_alive, mut last_tick) = (Instant::now(), Instant::now());
+    let mut hurry = false;
 
     Event::Started { services: agent.services.len(), report: agent.kernel.report() }
         .emit(&mut agent.counters);
@@ -145,18 +146,17 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
     let why = loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            ready = process_events.readable() => {
-                if let Ok(mut guard) = ready {
-                    guard.clear_ready();
-                }
-                sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
+            () = readable(Some(&process_events)) => {
+                agent.meet_newcomers();
+                hurry = true;
             }
             () = readable(flips.as_ref()) => {
                 if !agent.note_flips() {
                     continue;
                 }
-                sleep_until(last_tick + LEAST_BETWEEN_TICKS).await;
+                hurry = true;
             }
+            () = sleep_until(last_tick + LEAST_BETWEEN_TICKS), if hurry => {}
             Some(event) = rollbacks.recv() => agent.on_rollback_event(event, clock::mono_ns()),
             Some(call) = calls.recv() => agent.answer(call),
             Some(reply) = scrapes.recv() => {
@@ -168,6 +168,7 @@ async fn start_and_loop(mut options: AgentOptions) -> anyhow::Result<()> {
         }
         // Whatever woke the loop, no tick is late because of it; and none comes twice within its time.
         if last_tick.elapsed() >= LEAST_BETWEEN_TICKS {
+            hurry = false;
             last_tick = Instant::now();
             agent.tick(clock::mono_ns());
             heartbeat.beat(clock::mono_ns());

@@ -42,7 +42,8 @@ impl Kernel {
             .filter_map(|(key, series)| self.accounted.entry(key).or_default().catch_up(key, &series))
             .collect();
         let streams = self.drain_streams(&mut slot_losses);
-        let processes = drain(&mut self.processes, parse_process);
+        let mut processes = std::mem::take(&mut self.process_news);
+        processes.extend(drain(&mut self.processes, parse_process));
         self.tick_uprobes(&processes, &total(&slot_losses), now_mono_ns);
         let cut_off = self.sweep(now_mono_ns);
         for request in &cut_off {
@@ -74,6 +75,13 @@ impl Kernel {
                 .filter(|(_, counts)| counts.iter().any(|n| *n > 0))
                 .collect(),
         })
+    }
+
+    /// What is new of processes. The next tick has it too.
+    pub fn process_news(&mut self) -> &[ProcessEvent] {
+        let told = self.process_news.len();
+        self.process_news.extend(drain(&mut self.processes, parse_process));
+        &self.process_news[told..]
     }
 
     /// Requests under way, as far as their time was handed to them.

@@ -29,7 +29,8 @@ use aya::{Ebpf, Pod};
 use serde::Serialize;
 use watchdog_common::abi::map;
 use watchdog_common::types::{
-    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, Series, SeriesKey, ServicePatterns,
+    Blind, BuildSlot, Conservation, EndpointKey, Habit, Losses, ProcessEvent, Series, SeriesKey,
+    ServicePatterns,
 };
 
 use self::ongoing::OngoingTable;
@@ -126,6 +127,8 @@ pub struct Kernel {
     samples: RingBuf<MapData>,
     streams: Streams,
     processes: RingBuf<MapData>,
+    /// Taken from the ring already, for the next tick.
+    process_news: Vec<ProcessEvent>,
     series: HashMap<MapData, Shared<SeriesKey>, Shared<Series>>,
     conservation: PerCpuArray<MapData, Shared<Conservation>>,
     blind: PerCpuArray<MapData, Shared<Blind>>,
@@ -180,6 +183,7 @@ impl Kernel {
             samples: typed(&mut ebpf, map::SAMPLES)?,
             streams: Streams::new(typed(&mut ebpf, map::STREAMS)?, hash_key),
             processes: typed(&mut ebpf, map::PROCESSES)?,
+            process_news: Vec::new(),
             series: typed(&mut ebpf, map::SERIES)?,
             conservation: typed(&mut ebpf, map::CONSERVATION)?,
             blind: typed(&mut ebpf, map::BLIND)?,

@@ -41,7 +41,7 @@ impl Store {
 
     pub fn build(&self, service: &ServiceName, build: &BuildId) -> Result<Option<BuildRecord>> {
         let sql = format!("SELECT {COLUMNS} FROM builds WHERE service = ?1 AND build = ?2");
-        self.connection()
+        self.reader()
             .query_row(&sql, [service.as_str(), build.as_str()], |row| Ok(read(row)))
             .optional()?
             .transpose()
@@ -52,7 +52,7 @@ impl Store {
         let sql = format!(
             "SELECT {COLUMNS} FROM builds WHERE ?1 IS NULL OR service = ?1 ORDER BY service, appeared DESC"
         );
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare(&sql)?;
         let rows = statement.query_map([service.map(ServiceName::as_str)], |row| Ok(read(row)))?;
         rows.map(|row| row?).collect()
@@ -79,7 +79,7 @@ impl Store {
                      WHERE topic = 'build' AND service = ?1 AND value = 'condemned' AND ended_unix_ms IS NULL)
              ORDER BY appeared DESC LIMIT 1"
         );
-        self.connection().query_row(&sql, [service.as_str()], |row| Ok(read(row))).optional()?.transpose()
+        self.reader().query_row(&sql, [service.as_str()], |row| Ok(read(row))).optional()?.transpose()
     }
 
     /// Forgets a build and its figures; its incidents remain. Returns whether it was known.

@@ -76,7 +76,7 @@ impl Store {
 
     /// The decisions that did not end, the oldest first; some may be over.
     pub fn decisions(&self) -> Result<Decisions> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement =
             connection.prepare("SELECT * FROM decisions WHERE ended_unix_ms IS NULL ORDER BY id")?;
         let rows = statement.query_map([], |row| Ok(read(row)))?;
@@ -85,7 +85,7 @@ impl Store {
 
     /// What mode observe kept from happening, by service.
     pub fn observed(&self) -> Result<BTreeMap<ServiceName, Observed>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare_cached(
             "SELECT service, count(*) FILTER (WHERE note LIKE ?1 || '%') AS acted,
                  count(*) FILTER (WHERE note LIKE ?2 || '%') AS refused, max(at_unix_ms) AS last
@@ -105,7 +105,7 @@ impl Store {
 
     /// The latest `limit` lines of the trail, newest first.
     pub fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare("SELECT * FROM audit ORDER BY seq DESC LIMIT ?1")?;
         let rows = statement.query_map([limit], |row| Ok(read_line(row)))?;
         rows.map(|row| row?).collect()

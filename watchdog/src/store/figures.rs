@@ -87,7 +87,7 @@ impl Store {
 
     /// All that is known of a build's figures.
     pub fn figures(&self, service: &ServiceName, build: &BuildId) -> Result<StoredFigures> {
-        let connection = self.connection();
+        let connection = self.reader();
         // One snapshot: another thread may be writing the journal into the rows.
         let tx = connection.unchecked_transaction()?;
         let key = [service.as_str(), build.as_str()];
@@ -117,7 +117,7 @@ impl Store {
 
     /// The highest rates of a service's endpoints.
     pub fn peaks(&self, service: &ServiceName) -> Result<Vec<StoredPeak>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare_cached(
             "SELECT endpoint, since_unix_ms, watched_seconds, per_second, at_unix_ms FROM peaks WHERE service = ?1",
         )?;

@@ -40,7 +40,7 @@ impl Store {
     }
 
     pub fn incident(&self, id: &IncidentId) -> Result<Incident> {
-        let connection = self.connection();
+        let connection = self.reader();
         connection
             .query_row("SELECT * FROM incidents WHERE id = ?1", [id.as_str()], |row| Ok(read(row)))
             .optional()?
@@ -72,7 +72,7 @@ impl Store {
 
     /// The timeline of an incident.
     pub fn events(&self, id: &IncidentId) -> Result<Vec<IncidentEvent>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement =
             connection.prepare("SELECT * FROM incident_events WHERE incident = ?1 ORDER BY seq")?;
         let rows = statement.query_map([id.as_str()], |row| Ok(read_event(row)))?;
@@ -81,7 +81,7 @@ impl Store {
 
     /// The runs of the hook for an incident, in order.
     pub fn attempts(&self, id: &IncidentId) -> Result<Vec<Attempt>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement =
             connection.prepare("SELECT * FROM hook_attempts WHERE incident = ?1 ORDER BY attempt")?;
         let rows = statement.query_map([id.as_str()], |row| Ok(read_attempt(row)))?;
@@ -221,7 +221,7 @@ impl Store {
     pub fn verification(&self, id: &IncidentId) -> Result<Option<VerificationRecord>> {
         let number = |value: i64| u64::try_from(value).unwrap_or(0);
         let found = self
-            .connection()
+            .reader()
             .query_row("SELECT * FROM verifications WHERE incident = ?1", [id.as_str()], |row| {
                 let ms = |name: &str| -> rusqlite::Result<Option<Duration>> {
                     Ok(row.get::<_, Option<i64>>(name)?.map(|ms| Duration::from_millis(number(ms))))
@@ -244,7 +244,7 @@ impl Store {
     }
 
     fn select(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<Incident>> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare(sql)?;
         let rows = statement.query_map(params, |row| Ok(read(row)))?;
         rows.map(|row| row?).collect()

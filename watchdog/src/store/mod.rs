@@ -1,7 +1,8 @@
 //! The ledger on disk: builds, baselines, incidents and what was run for them. The only module that knows SQL.
 //!
 //! A function that returned `Ok` has written durably (WAL with `synchronous = FULL`: one fsync per call), so that the
-//! caller may go on to the effect. Every call blocks for that fsync; async callers go through `spawn_blocking`.
+//! caller may go on to the effect. Such a call blocks for that fsync; async callers go through `spawn_blocking`. What only
+//! reads blocks for nothing.
 
 mod builds;
 mod decisions;
@@ -82,7 +83,10 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// An open ledger. Shared between tasks in an `Arc`.
 #[derive(Debug)]
 pub struct Store {
-    connection: Mutex<Connection>,
+    /// What is read waits for no write, and so for no disk.
+    reader: Mutex<Connection>,
+    /// None beside an agent.
+    writer: Option<Mutex<Connection>>,
     /// Held until the store is dropped, and by the kernel released when the process dies.
     _lock: Option<Flock<File>>,
 }
@@ -110,7 +114,8 @@ impl Store {
         };
         durable(&connection).map_err(|error| migrate::name_damage(error, &path))?;
         migrate::migrate(&mut connection)?;
-        Ok(Self { connection: Mutex::new(connection), _lock: Some(lock) })
+        let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        Ok(Self { reader: Mutex::new(reader), writer: Some(Mutex::new(connection)), _lock: Some(lock) })
     }
 
     /// Opens the ledger for reading only, beside a running agent or without one.
@@ -122,22 +127,28 @@ impl Store {
         let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         migrate::check(&connection, &path)?;
         migrate::require_current(&connection, &path)?;
-        Ok(Self { connection: Mutex::new(connection), _lock: None })
+        Ok(Self { reader: Mutex::new(connection), writer: None, _lock: None })
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic cannot leave a half-done change behind: the transaction is rolled back when dropped.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads what is committed.
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        locked(&self.reader)
     }
 
     /// Runs `change` in one durable transaction.
     fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection();
+        // Beside an agent nothing can be written: SQLite says so.
+        let mut connection = locked(self.writer.as_ref().unwrap_or(&self.reader));
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = change(&transaction)?;
         transaction.commit()?;
         Ok(value)
     }
+}
+
+/// A panic cannot leave a half-done change behind: the transaction is rolled back when dropped.
+fn locked(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes an empty ledger, which is there whole or not at all: one that was cut short to nothing is damaged, and no new one.

@@ -14,7 +14,7 @@ use crate::model::{BuildId, ServiceName};
 impl Store {
     /// The rollbacks begun for a service, newest first, for the cooldown and the day's limit. Dry runs are none.
     pub fn rollback_history(&self, service: &ServiceName) -> Result<RollbackHistory> {
-        let connection = self.connection();
+        let connection = self.reader();
         let mut statement = connection.prepare(
             "SELECT id, intent_unix_ms, intent_mono_ns, intent_boot, bad_build, good_build FROM incidents
              WHERE service = ?1 AND intent_boot IS NOT NULL AND good_build IS NOT NULL AND dry_run = 0
@@ -38,7 +38,7 @@ impl Store {
 
     /// Open as long as a rollback of the service that was begun is escalated, and nobody has acknowledged it.
     pub fn breaker(&self, service: &ServiceName) -> Result<Option<Breaker>> {
-        self.connection()
+        self.reader()
             .query_row(
                 "SELECT id, state_since_unix_ms, state_since_mono_ns, state_since_boot FROM incidents
                  WHERE service = ?1 AND state = 'escalated' AND intent_boot IS NOT NULL AND dry_run = 0
@@ -71,7 +71,7 @@ impl Store {
         kind: IncidentKind,
     ) -> Result<Option<String>> {
         let by = self
-            .connection()
+            .reader()
             .query_row(
                 "SELECT rejected_by FROM incidents
                  WHERE service = ?1 AND bad_build = ?2 AND kind = ?3 AND rejected_by IS NOT NULL
@@ -109,7 +109,7 @@ impl Store {
 
     /// The last pause that was ordered, over or not: see [`PausedUntil::left`].
     pub fn pause(&self) -> Result<Option<PausedUntil>> {
-        self.connection()
+        self.reader()
             .query_row("SELECT * FROM pause", [], |row| {
                 let lasts_ms: i64 = row.get("lasts_ms")?;
                 let by: String = row.get("by_whom")?;
