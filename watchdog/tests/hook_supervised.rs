@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use support::crash::{Hook, Under, driver, has_ended, killed, next_agent, records, wait_until};
 use support::{block_on, detect, last_note, live, rollback, rollback_by, runs, service};
@@ -301,6 +301,9 @@ fn a_hook_finds_the_same_with_a_supervisor_as_without_but_in_another_session() {
     let exec = ExecConfig { umask: 0o027, cwd: "/usr".into(), ..ExecConfig::new(["python3", "-c", TELL]) };
     let as_user = ExecConfig { user: Some("nobody".to_owned()), ..exec.clone() };
     let is_root = nix::unistd::geteuid().is_root();
+    // As in the background of a shell, or under `nohup`.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.unwrap();
     for exec in [Some(exec), is_root.then_some(as_user)].into_iter().flatten() {
         let said = |under| {
             let dir = TempDir::new().unwrap();
@@ -311,6 +314,8 @@ fn a_hook_finds_the_same_with_a_supervisor_as_without_but_in_another_session() {
         let supervised = said(Under::Supervisor);
         assert!(supervised.starts_with("[0, 1, 2] /usr 0o27 True"), "{supervised}");
         assert_eq!(supervised, said(Under::Nobody));
+        let ignored = supervised.split("SigIgn:\\t").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 0, "SIGHUP is ignored: {supervised}");
     }
     let session = |under| {
         let dir = TempDir::new().unwrap();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::chdir;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,7 @@ impl Prepared {
         let prepare = move || {
             umask(mask);
             close_others();
+            default_signals();
             drop_ambient();
             if let Some(switch) = &switch {
                 switch.enter()?;
@@ -162,6 +164,15 @@ pub(super) fn close_others() {
     // opened with.
     // SAFETY: plain system call without pointers.
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Whoever started the agent may ignore signals (`nohup`, a shell's background job), and a program that is executed goes on
+/// ignoring them: a hook that SIGTERM does not reach, or that hears nothing of a broken pipe, would depend on that.
+fn default_signals() {
+    for signal in Signal::iterator() {
+        // SAFETY: no handler is installed. Those two can be neither ignored nor set.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
 }
 
 /// An agent that got its capabilities as ambient ones (systemd's `AmbientCapabilities`) does not hand them on to a hook.
