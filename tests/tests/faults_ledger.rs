@@ -41,6 +41,7 @@ fn refuses(site: &Site, why: &str) {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn a_ledger_that_is_damaged_cut_short_or_newer_is_refused_in_the_middle_of_an_incident() {
     let Some(site) = site_or_skip() else { return };
     let mut web = site.web().unwrap();

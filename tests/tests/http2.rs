@@ -102,6 +102,7 @@ fn go_over_tls_is_counted() {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn debians_go_over_tls_is_counted() {
     is_counted("go-debian-h2");
 }

@@ -130,8 +130,10 @@ fn a_build_whose_logins_never_end_is_rolled_back() {
         .wait_for("the hook", Duration::from_secs(30), |_| Ok((site.hook_runs() > 0).then_some(())))
         .expect("the hook runs");
     drop(hanging);
+    let visitors = site.visit_at(40.0).expect("visitors");
     let incident = agent.wait_for_incident(&ENDED, Duration::from_mins(1)).expect("an end");
-    assert_eq!(site.hook_runs(), 1, "{incident:?}");
+    visitors.stop();
+    assert_eq!((incident.state.as_str(), site.hook_runs()), ("recovered", 1), "{incident:?}");
 }
 
 /// Requests that wait, however many and however long, use nothing and prove nothing.

@@ -55,9 +55,10 @@ fn holds(name: &str) {
 
 /// A test for each server, and one that fails when a server has none.
 macro_rules! servers {
-    ($($test:ident: $name:literal,)*) => {
+    ($($(#[$attribute:meta])* $test:ident: $name:literal,)*) => {
         $(
             #[test]
+            $(#[$attribute])*
             fn $test() {
                 holds($name);
             }
@@ -82,6 +83,7 @@ servers! {
     go_locked: "go-locked",
     go_tls: "go-tls",
     go_debian: "go-debian",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     go_debian_tls: "go-debian-tls",
     axum_blocking: "axum-blocking",
     axum_worker: "axum-worker",
@@ -107,5 +109,6 @@ servers! {
     nginx_php_fpm_unix: "nginx-php-fpm-unix",
     nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
     apache_mod_php: "apache-mod-php",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     apache_mod_php_tls: "apache-mod-php-tls",
 }
