@@ -27,7 +27,7 @@ const GOOD_FIX: &str = "v1.8.5";
 const FACTOR: u64 = 8;
 pub(super) const RELEASES: [(&str, u64); 4] = [(GOOD, 1), (BAD, FACTOR), (FIX, FACTOR), (GOOD_FIX, 1)];
 
-const VERIFY_WITHIN: &str = "75s";
+const VERIFY_WITHIN: Duration = Duration::from_secs(75);
 /// The evening before: the comparison with the last good build needs 200 logins.
 pub(super) const EVENING: Plan = Plan {
     logins_per_second: 30.0,

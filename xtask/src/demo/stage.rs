@@ -183,15 +183,16 @@ budget = {{ mean_cpu = "20ms" }}
 
 [service.rollback]
 exec = ["{rollback}", "{{good_build}}"]
-timeout = "60s"
-verify_within = "{verify}"
+timeout = "{timeout}s"
+verify_within = "{verify}s"
 "#,
             metrics = self.metrics,
             state = self.state().display(),
             control = self.control().display(),
             port = self.server.port(),
             rollback = rollback.display(),
-            verify = self.scenario.plan().verify_within,
+            timeout = super::HOOK_WITHIN.as_secs(),
+            verify = self.scenario.plan().verify_within.as_secs(),
         )
     }
 
