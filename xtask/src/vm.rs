@@ -10,6 +10,7 @@ mod kernel;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +27,6 @@ pub(crate) const MATRIX: [&str; 2] = ["6.1", "6.12"];
 
 /// What the guest prints last, followed by the program's exit code.
 const EXIT_MARK: &str = "@@exit=";
-const LOG: &str = "vm.log";
 
 /// Boots Debian's kernels in QEMU and runs a program as root in each.
 ///
@@ -166,6 +166,27 @@ pub(crate) fn kernel_check() -> Result<Payload> {
     Ok(Payload { command: vec!["/bin/kernel-check".into(), "--slow".into()], programs })
 }
 
+/// As [`boot`], the whole matrix at the same time.
+pub(crate) fn boot_matrix(
+    payload: &Payload,
+    timeout: Duration,
+    each: impl Fn(&str, &str) + Sync,
+) -> Result<Vec<(&'static str, Result<Outcome>)>> {
+    for series in MATRIX {
+        kernel::fetch(series)?;
+    }
+    Ok(thread::scope(|threads| {
+        let each = &each;
+        let guests = MATRIX.map(|series| {
+            (series, threads.spawn(move || boot(series, payload, timeout, |line| each(series, line))))
+        });
+        let ended = |guest: thread::ScopedJoinHandle<'_, Result<Outcome>>| {
+            guest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        guests.into_iter().map(|(series, guest)| (series, ended(guest))).collect()
+    }))
+}
+
 /// Boots a kernel of `series`, runs the payload, and hands its output line by line to `each`. Fails when the guest
 /// could not be made, did not end within `timeout`, or ended without saying how.
 pub(crate) fn boot(
@@ -179,8 +200,10 @@ pub(crate) fn boot(
     let initramfs = initramfs::pack(&folder, payload, EXIT_MARK)?;
     let qemu = toolchain::find_program("qemu-system-x86_64").context("no qemu-system-x86_64")?;
     let mut command = Command::new(qemu);
+    // One thread for both virtual CPUs: where each has its own, one may run into a breakpoint that the other has just removed
+    // when the kernel changes its code, as it does with every program that is attached, and the guest panics.
     command
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
+        .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
@@ -192,7 +215,8 @@ pub(crate) fn boot(
     let started = Instant::now();
     let mut lines = Vec::new();
     let mut exit_code = None;
-    let ended = process::stream(&mut command, LOG, Some(timeout), |line| {
+    let log = format!("vm-{series}.log");
+    let ended = process::stream(&mut command, &log, Some(timeout), |line| {
         if let Some(code) = line.strip_prefix(EXIT_MARK) {
             exit_code = code.trim().parse().ok();
         } else if exit_code.is_none() {
@@ -210,7 +234,7 @@ pub(crate) fn boot(
         bail!(
             "the guest with kernel {series} {why}; its last words:\n  {}\n(whole output: {})",
             ended.last_lines.iter().cloned().collect::<Vec<_>>().join("\n  "),
-            paths::artefacts().join(LOG).display()
+            paths::artefacts().join(log).display()
         );
     };
     Ok(Outcome { series: series.to_owned(), exit_code, duration, lines })

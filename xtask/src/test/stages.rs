@@ -216,10 +216,8 @@ fn kernels(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
     let payload = vm::kernel_check()?;
     let baseline = Baseline::load()?;
     let mut sum = Counts::default();
-    for series in vm::MATRIX {
-        let outcome = vm::boot(series, &payload, VM_TIMEOUT, |line| {
-            show(progress, &format!("[{series}] {line}"));
-        });
+    let told = |series: &str, line: &str| show(progress, &format!("[{series}] {line}"));
+    for (series, outcome) in vm::boot_matrix(&payload, VM_TIMEOUT, told)? {
         let counts = match outcome {
             Ok(outcome) => {
                 sum.add(&compared(&baseline, series, outcome.kernel()));
