@@ -19,6 +19,8 @@ const DECIDED_WITHIN: Duration = Duration::from_secs(30);
 /// Time for a second run of the hook, were there one.
 const A_WHILE: Duration = Duration::from_secs(1);
 
+const WRITTEN_WITHIN: Duration = Duration::from_millis(1500);
+
 /// A site with a bad build under traffic.
 struct Scene {
     site: Site,
@@ -35,6 +37,8 @@ fn scene(hook: &str) -> Option<Scene> {
     let good = site.deploy("good", GOOD_US).unwrap();
     let agent = Agent::start(&site).unwrap();
     site.visit(BASELINE).unwrap();
+    // What the agent did not write before it is killed is not there to hold the good build to.
+    std::thread::sleep(WRITTEN_WITHIN);
     let bad = site.deploy("bad", BAD_US).unwrap();
     let load = site.visit_at(60.0).unwrap();
     Some(Scene { site, agent, load, builds: [good, bad] })

@@ -16,7 +16,7 @@ use watchdog_tests::load::{LoadOptions, Step, Target, run};
 
 const SEEN_WITHIN: Duration = Duration::from_secs(40);
 /// The first 5 s of a process are left out, and the estimate needs 24 windows of a second.
-const SECONDS_OF_LOAD: u64 = 40;
+const SECONDS_OF_LOAD: u64 = 33;
 const LOGIN_US: u64 = 5_000;
 
 fn endpoint(agent: &Agent, build: &str, name: &str) -> EndpointStatus {

@@ -82,6 +82,7 @@ fn is_counted(name: &str) {
 }
 
 #[test]
+#[ignore = "slow: `cargo xtask test --slow` runs it"]
 fn node_in_clear_is_counted() {
     is_counted("node-h2c");
 }

@@ -80,31 +80,39 @@ servers! {
     puma_cluster: "puma-cluster",
     tomcat: "tomcat",
     go_nethttp: "go-nethttp",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     go_locked: "go-locked",
     go_tls: "go-tls",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     go_debian: "go-debian",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     go_debian_tls: "go-debian-tls",
     axum_blocking: "axum-blocking",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     axum_worker: "axum-worker",
     gunicorn_gthread: "gunicorn-gthread",
     gunicorn_tls: "gunicorn-tls",
     gunicorn_postgres: "gunicorn-postgres",
     nginx_gunicorn: "nginx-gunicorn",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     nginx_tls_gunicorn: "nginx-tls-gunicorn",
     uvicorn_pool: "uvicorn-pool",
     uvicorn_uvloop_pool: "uvicorn-uvloop-pool",
     uvicorn_onloop: "uvicorn-onloop",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     uvicorn_uvloop_onloop: "uvicorn-uvloop-onloop",
     uwsgi_http_socket: "uwsgi-http-socket",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     uwsgi_http_router: "uwsgi-http-router",
     nginx_uwsgi: "nginx-uwsgi",
     node_express_scrypt: "node-express-scrypt",
     node_express_pbkdf2: "node-express-pbkdf2",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_express_bcrypt: "node-express-bcrypt",
     node_http_sync: "node-http-sync",
     node_express_data: "node-express-data",
     node_https: "node-https",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_cluster: "node-cluster",
     nginx_php_fpm_unix: "nginx-php-fpm-unix",
     nginx_php_fpm_tcp: "nginx-php-fpm-tcp",

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Only what needs neither root nor QEMU: format, lints, unit tests and the unit file.
     #[arg(long)]
     quick: bool,
-    /// Only the soak, for so long (as in 10m or 1h) instead of the minute that it gets among the others.
+    /// Only the soak, for so long (as in 10m or 1h) instead of the half minute that it gets among the others.
     #[arg(long, value_name = "TIME", value_parser = soak::time, conflicts_with_all = ["quick", "filter"])]
     soak: Option<Duration>,
     /// Also what takes too long for every day: some minutes more.
