@@ -420,4 +420,37 @@ mod tests {
         options.requests = None;
         assert!(Load::start(options).is_err());
     }
+
+    /// Two requests on a connection that is closed when the second one comes.
+    fn closed_at_the_second(step: Step) -> LoadReport {
+        use std::io::{Read as _, Write as _};
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target::Tcp(server.local_addr().unwrap());
+        let serve = std::thread::spawn(move || {
+            for answers in [1, 1] {
+                let Ok((mut stream, _)) = server.accept() else { return };
+                for asked in 0..2 {
+                    // All of a request comes at once; none comes when the driver has ended.
+                    if stream.read(&mut [0; 4096]).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    if asked < answers {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                    }
+                }
+            }
+        });
+        let report =
+            run(LoadOptions { concurrency: 1, keep_alive: true, ..LoadOptions::new(target, vec![step], 2) });
+        drop(serve);
+        report.unwrap()
+    }
+
+    #[test]
+    fn only_what_may_be_asked_again_is_asked_again_when_a_kept_connection_is_closed() {
+        let report = closed_at_the_second(Step::get("browse", "/browse"));
+        assert_eq!((report.failures, report.connects, report.closed_idle), (0, 2, 1), "{report:?}");
+        let report = closed_at_the_second(Step::post("login", "/login", "user=ann"));
+        assert_eq!((report.failures, report.connects), (1, 1), "{report:?}");
+    }
 }

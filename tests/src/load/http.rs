@@ -88,6 +88,11 @@ impl<'a> Client<'a> {
                 }
                 answered.by(response, step);
             }
+            // RFC 9112, 9.3.1: the server closed it while the request was on its way, and asking again changes nothing.
+            Err(error) if answered.connects == 0 && step.method == "GET" && error.is::<Unanswered>() => {
+                let again = self.exchange(step);
+                return Answered { closed_idle: 1, ..again };
+            }
             Err(error) => {
                 let fresh = if answered.connects == 1 { "new" } else { "kept" };
                 answered.result = Err(error.context(format!("on a {fresh} connection")));
@@ -128,9 +133,28 @@ fn converse(stream: &mut Stream, options: &LoadOptions, step: &Step) -> anyhow::
         ensure!(interim.status == 100, "status {} instead of 100 Continue", interim.status);
         stream.write_all(step.body.as_deref().unwrap_or("").as_bytes()).context("sending the body")?;
     }
-    let response = read_response(stream, &mut unread, &step.method, false)?;
+    let response = match read_response(stream, &mut unread, &step.method, false) {
+        Err(error) if unread.is_empty() && is_closed(&error) => return Err(error.context(Unanswered)),
+        read => read?,
+    };
     ensure!(unread.is_empty(), "{} bytes after the response", unread.len());
     Ok(response)
+}
+
+/// The server closed the connection before any of its answer.
+#[derive(Debug)]
+struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("closed without an answer")
+    }
+}
+
+fn is_closed(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(BrokenPipe | ConnectionReset | UnexpectedEof))
 }
 
 fn send_head(stream: &mut Stream, options: &LoadOptions, head: &[u8], body: &str) -> anyhow::Result<()> {
@@ -254,7 +278,8 @@ pub(super) fn more(stream: &mut Stream, unread: &mut Vec<u8>, place: &str) -> an
     };
     if count == 0 {
         let so_far = if unread.is_empty() { "before any answer".to_owned() } else { place.to_owned() };
-        bail!("short answer: closed {so_far}");
+        let why = format!("short answer: closed {so_far}");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why).into());
     }
     unread.extend_from_slice(&buffer[..count]);
     Ok(())
