@@ -24,6 +24,10 @@ const HABIT_SHARE: u32 = 4;
 const HABIT_LEAST: u32 = 3;
 /// So many were answered when their loop was told that work is done.
 const TOLD_LEAST: u32 = 6;
+/// One request in so many gives work away, and of those that waited one in so many was answered when its loop was told: each
+/// sign is too rare for itself, and both together are a habit too.
+const BOTH_SHARE: u32 = 16;
+const BOTH_WAITED: u32 = 3;
 /// It stays one while one request in so many does; a saturated pool shows few.
 const HABIT_KEPT: u32 = 64;
 /// Bytes at most by which a pool's threads tell their loop, over a pair of sockets, that work is done.
@@ -86,6 +90,19 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
     }
 }
 
+/// Whether what was counted is a habit. Without a jump: the verifier walks each of them.
+#[inline(always)]
+fn form(habit: &mut Habit) {
+    let Habit { begun, handed, waited, told, .. } = *habit;
+    let gave = (handed >= HABIT_LEAST) & (handed * HABIT_SHARE >= begun);
+    let enough = (told >= TOLD_LEAST) & (told * HABIT_SHARE >= begun);
+    // Requests that wait for something else are answered in such moments too, but not mostly.
+    let was_told = enough & (told * 3 >= waited * 2);
+    let both =
+        enough & (told * BOTH_WAITED >= waited) & (handed >= HABIT_LEAST) & (handed * BOTH_SHARE >= begun);
+    habit.gives_away |= u32::from(gave | was_told | both);
+}
+
 /// Loops wake threads for other reasons too, such as the one that accepts their connections: only work that was given
 /// for certain and done shows a habit.
 #[inline(always)]
@@ -98,9 +115,7 @@ fn count_handed(thread: &mut Thread) {
         && let Some(habit) = habit_of(place.build_slot, place.endpoint)
     {
         habit.handed += 1;
-        if habit.handed >= HABIT_LEAST && habit.handed * HABIT_SHARE >= habit.begun {
-            habit.gives_away = 1;
-        }
+        form(habit);
     }
 }
 
@@ -127,13 +142,7 @@ pub(crate) fn answers(thread: &mut Thread, place: &OngoingRequest) {
         if thread.role & Role::TOLD != 0 {
             habit.told += 1;
         }
-        // Requests that wait for something else are answered in such moments too, but not mostly.
-        if habit.told >= TOLD_LEAST
-            && habit.told * 3 >= habit.waited * 2
-            && habit.told * HABIT_SHARE >= habit.begun
-        {
-            habit.gives_away = 1;
-        }
+        form(habit);
     }
 }
 
