@@ -79,7 +79,8 @@ fn killed_in_a_probation_the_next_agent_has_the_same_evidence_and_figures() {
     // And it is what decides: the two halves together are enough, and the hook runs once.
     let end = Instant::now() + SEEN_WITHIN;
     while agent.incidents().unwrap().is_empty() {
-        assert!(Instant::now() < end, "no incident: {:#?}", agent.build("web", "candidate"));
+        let found = || (agent.build("web", "candidate"), agent.log_tail());
+        assert!(Instant::now() < end, "no incident: {:#?}", found());
         site.visit(8).unwrap();
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use watchdog::store::Store;
 use watchdog_tests::agent::Agent;
-use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, site_or_skip};
+use watchdog_tests::agent::site::{BAD_US, BASELINE, GOOD_US, Site, site_or_skip};
+use watchdog_tests::harness::Burn;
 use watchdog_tests::load::{LOG_HEADER, LoadOptions, Step, run};
 
 const DECIDED_WITHIN: Duration = Duration::from_secs(30);
@@ -132,6 +133,95 @@ fn without_traffic_nothing_is_decided() {
     assert_eq!((progress.requests, &progress.to_exceed), (0, &None), "{bad:#?}");
     assert!(bad.sentence.as_deref().is_some_and(|why| why.contains("no login yet")), "{bad:#?}");
     assert_eq!(agent.incidents().unwrap(), []);
+}
+
+/// A site whose logins were half by unknown users, who cost next to nothing, until a new build came; its budget is for that.
+struct OtherUsers {
+    site: Site,
+    agent: Agent,
+    _builds: [Burn; 2],
+}
+
+impl OtherUsers {
+    fn or_skip(candidate_us: u64) -> Option<Self> {
+        let site = site_or_skip()?;
+        let mut web = site.web().unwrap();
+        "{ mean_cpu = \"1250us\" }".clone_into(&mut web.budget);
+        site.configure(&[web]).unwrap();
+        let config = fs::read_to_string(site.config()).unwrap();
+        let both = config.replace("method = \"POST\"\npath = \"/login\"", "path = \"/*\"");
+        assert_ne!(config, both);
+        fs::write(site.config(), both).unwrap();
+        let good = site.deploy("good", GOOD_US).unwrap();
+        let agent = Agent::start(&site).unwrap();
+        let unknown = Step::get("unknown", "/unknown").expecting(401);
+        visit(&site, vec![known(), unknown], 2 * BASELINE);
+        let candidate = site.deploy("candidate", candidate_us).unwrap();
+        let appeared = |agent: &Agent| agent.build("web", "candidate");
+        agent.wait_for("the candidate", DECIDED_WITHIN, appeared).unwrap();
+        Some(Self { site, agent, _builds: [good, candidate] })
+    }
+
+    /// The candidate's verdict when it has so many logins of known users; `None` when there is an incident before.
+    fn verdict_after(&self, logins: u64) -> Option<String> {
+        let answer = |agent: &Agent| {
+            if !agent.incidents()?.is_empty() {
+                return Ok(Some(None));
+            }
+            let counted = agent.requests("web", "candidate", "login")? >= logins;
+            Ok(counted.then_some(agent.build("web", "candidate")?.and_then(|build| build.verdict)))
+        };
+        self.agent.wait_for(&format!("{logins} logins of the candidate"), DECIDED_WITHIN, answer).unwrap()
+    }
+
+    fn warnings(&self) -> usize {
+        let log = fs::read_to_string(self.site.log()).unwrap();
+        log.matches("over budget, but not shown to be the build's doing: nothing is rolled back").count()
+    }
+}
+
+fn known() -> Step {
+    Step::post("login", "/login", "user=ann&password=secret")
+}
+
+fn visit(site: &Site, steps: Vec<Step>, requests: u64) {
+    let options = LoadOptions { keep_alive: false, ..LoadOptions::new(site.target(), steps, requests) };
+    assert_eq!(run(options).unwrap().failures, 0);
+}
+
+#[test]
+fn users_of_another_kind_are_told_once_and_not_blamed_on_the_build() {
+    const LOGINS: u64 = 120;
+    let Some(others) = OtherUsers::or_skip(GOOD_US) else { return };
+    visit(&others.site, vec![known()], LOGINS);
+    assert_eq!(others.verdict_after(LOGINS).as_deref(), Some("over_budget_unattributed"));
+    others
+        .agent
+        .wait_for("the warning", DECIDED_WITHIN, |_| Ok((others.warnings() > 0).then_some(())))
+        .unwrap();
+    visit(&others.site, vec![known()], LOGINS);
+    assert_eq!(others.verdict_after(2 * LOGINS).as_deref(), Some("over_budget_unattributed"));
+    assert_eq!((others.warnings(), others.site.hook_runs()), (1, 0));
+}
+
+/// The mean over all outcomes is over the bar long before any outcome is: what is said in between is not the end.
+#[test]
+fn a_build_over_budget_before_its_outcomes_show_it_is_rolled_back_when_they_do() {
+    const MOST_LOGINS: u64 = 200;
+    let Some(others) = OtherUsers::or_skip(2 * GOOD_US) else { return };
+    let mut verdicts = Vec::new();
+    for number in 1..=MOST_LOGINS {
+        visit(&others.site, vec![known()], 1);
+        let Some(verdict) = others.verdict_after(number) else { break };
+        if verdicts.last() != Some(&verdict) {
+            println!("login {number}: {verdict}");
+            verdicts.push(verdict);
+        }
+    }
+    assert!(verdicts.iter().any(|it| it == "over_budget_unattributed"), "{verdicts:?}");
+    let incident = others.agent.wait_for_incident(&["verifying", "recovered"], DECIDED_WITHIN).unwrap();
+    let told = others.agent.log_tail();
+    assert_eq!((incident.bad_build.as_str(), others.site.hook_runs()), ("candidate", 1), "{told}");
 }
 
 /// By the visitor's own clock: from the moment that it had the answer of the deciding request to the moment that the

@@ -234,7 +234,7 @@ impl Agent {
                     blind: blind.clone(),
                 };
                 judged.verdict = self.environment.verdict(&(index, id.clone()), judged, &measured);
-                found |= is_over(&judged.verdict) && !judged.judge.is_settled();
+                found |= judged.is_found();
             }
         }
         found
@@ -242,6 +242,7 @@ impl Agent {
 
     fn act_on_verdicts(&mut self, span_ns: u64, now_mono_ns: u64) {
         let mut exceeding = Vec::new();
+        let mut unattributed = Vec::new();
         let mut passed = Vec::new();
         for (index, service) in self.services.iter_mut().enumerate() {
             for (id, build) in &mut service.builds {
@@ -260,9 +261,12 @@ impl Agent {
                     }
                     .emit(&mut self.counters);
                 }
-                if is_over(&judged.verdict) && !judged.judge.is_settled() {
+                if judged.is_found() {
                     judged.judge.settle();
                     exceeding.push((index, id.clone()));
+                }
+                if told_unattributed(judged) {
+                    unattributed.push((index, id.clone()));
                 }
                 if build.state == BuildState::Probation
                     && Duration::from_nanos(build.guarded_ns) >= service.config.guard_for
@@ -276,6 +280,9 @@ impl Agent {
         }
         for (service, build) in exceeding {
             self.exceeds(service, &build, now_mono_ns);
+        }
+        for (service, build) in unattributed {
+            self.over_budget_unattributed(service, &build);
         }
         for (service, build) in passed {
             let result = self.pass_probation(service, &build);
@@ -297,10 +304,6 @@ impl Agent {
     }
 }
 
-fn is_over(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Exceeds { .. } | Verdict::OverBudgetNotAttributed { .. })
-}
-
 fn for_good(losses: &LossCounts) -> u64 {
     LOST_FOR_GOOD.iter().map(|loss| losses[*loss as usize]).sum()
 }
@@ -311,4 +314,16 @@ fn told_change(judged: &mut Judged) -> Option<bool> {
     let changed = unmeasurable != judged.told_unmeasurable;
     judged.told_unmeasurable = unmeasurable;
     changed.then_some(!unmeasurable)
+}
+
+/// Whether people must be told now that a budget is broken and nobody knows by what. A verdict on the build itself, if there
+/// is to be one, comes before as many requests again.
+fn told_unattributed(judged: &mut Judged) -> bool {
+    let Verdict::OverBudgetNotAttributed { evidence } = &judged.verdict else {
+        judged.told_unattributed = false;
+        return false;
+    };
+    let seen = judged.judge.endpoints().find(|endpoint| *endpoint.name == evidence.endpoint);
+    let stands = seen.is_some_and(|endpoint| endpoint.requests >= 2 * evidence.requests);
+    stands && !std::mem::replace(&mut judged.told_unattributed, stands)
 }

@@ -61,6 +61,7 @@ impl Agent {
             first_seen_mono_ns: now_mono_ns,
             state_since: record.state_since,
             gone_since_mono_ns: None,
+            idle_since_mono_ns: None,
             unsaved: Unsaved::after(&stored),
             guarded_ns: kept.guarded_ns,
             aggregate: kept.aggregate,

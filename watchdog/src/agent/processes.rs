@@ -24,7 +24,7 @@ const SCAN_EVERY_NS: u64 = 5_000_000_000;
 const ASK_AGAIN_AFTER_NS: u64 = 1_000_000_000;
 /// More than this waiting to be asked again: the next scan does it.
 const MAX_WAITING: usize = 4096;
-/// Late samples of a build's last process are still in the ring.
+/// The samples of a build's last requests are still in the ring.
 const CLOSE_SLOT_AFTER_NS: u64 = 2_000_000_000;
 /// Processes that changed their build in place may still be at a request of the one before.
 const CLOSE_SLOT_ANYWAY_NS: u64 = 60_000_000_000;
@@ -388,12 +388,18 @@ impl Agent {
         };
         for (index, service) in self.services.iter_mut().enumerate() {
             for (id, build) in &mut service.builds {
-                let gone_ns = build.gone_since_mono_ns.map_or(0, |since| now_mono_ns.saturating_sub(since));
-                if build.processes.is_empty()
-                    && gone_ns >= CLOSE_SLOT_AFTER_NS
-                    && let Some(slot) = build.slot
-                    && (gone_ns >= CLOSE_SLOT_ANYWAY_NS || !under_way(slot))
-                {
+                let Some(slot) = build.slot.filter(|_| build.processes.is_empty()) else {
+                    build.idle_since_mono_ns = None;
+                    continue;
+                };
+                let ago_ns = |since: Option<u64>| since.map_or(0, |since| now_mono_ns.saturating_sub(since));
+                let anyway = ago_ns(build.gone_since_mono_ns) >= CLOSE_SLOT_ANYWAY_NS;
+                if under_way(slot) && !anyway {
+                    build.idle_since_mono_ns = None;
+                    continue;
+                }
+                let idle_since = *build.idle_since_mono_ns.get_or_insert(now_mono_ns);
+                if anyway || ago_ns(Some(idle_since)) >= CLOSE_SLOT_AFTER_NS {
                     build.slot = None;
                     closing.push((index, id.clone(), slot));
                 }

@@ -68,16 +68,7 @@ impl Agent {
         let Some(judged) = &build.judged else { return };
         let Some(verdict) = self.told(service, id, build) else { return };
         let sentence = verdict.sentence();
-        let Verdict::Exceeds { evidence } = &verdict else {
-            let why = format!("service {name}: {sentence}");
-            Event::Warning {
-                what: "over budget, but not because of the build: nothing is rolled back",
-                why: &why,
-            }
-            .emit(&mut self.counters);
-            return;
-        };
-        let evidence = (**evidence).clone();
+        let Verdict::Exceeds { evidence } = verdict else { return };
         let seconds_since = |mono_ns: u64| now_mono_ns.saturating_sub(mono_ns) as f64 * 1e-9;
         Event::Exceeds {
             service: &name,
@@ -98,6 +89,16 @@ impl Agent {
         let repeat = self.repeated(service, &evidence);
         let opened = self.open_for_evidence(service, id, &evidence, &sentence, repeat.as_ref());
         self.report("opening an incident", opened);
+    }
+
+    /// A budget is broken, and for a good while nobody has known whether by the build.
+    pub(super) fn over_budget_unattributed(&mut self, service: usize, id: &BuildId) {
+        let name = &self.services[service].config.name;
+        let Some(build) = self.services[service].builds.get(id) else { return };
+        let Some(verdict) = self.told(service, id, build) else { return };
+        let why = format!("service {name}: {}", verdict.sentence());
+        let what = "over budget, but not shown to be the build's doing: nothing is rolled back";
+        Event::Warning { what, why: &why }.emit(&mut self.counters);
     }
 
     fn open_for_evidence(

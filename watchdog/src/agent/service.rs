@@ -176,6 +176,8 @@ pub(super) struct Build {
     pub(super) state_since: Moment,
     /// When its last process ended.
     pub(super) gone_since_mono_ns: Option<u64>,
+    /// Without processes, and without requests under way.
+    pub(super) idle_since_mono_ns: Option<u64>,
     pub(super) aggregate: BuildAggregate,
     /// Of `aggregate`, what the ledger does not have.
     pub(super) unsaved: Unsaved,
@@ -199,6 +201,8 @@ pub(super) struct Judged {
     pub(super) verdict_mono_ns: u64,
     /// Whether people were told that it cannot be measured.
     pub(super) told_unmeasurable: bool,
+    /// Whether people were told that it is over budget for a reason that is not known.
+    pub(super) told_unattributed: bool,
     /// End of its first request on a watched endpoint.
     pub(super) first_end_mono_ns: Option<u64>,
     pub(super) shown: Option<Shown>,
@@ -230,9 +234,15 @@ impl Judged {
             stale: true,
             verdict_mono_ns: 0,
             told_unmeasurable: false,
+            told_unattributed: false,
             first_end_mono_ns: None,
             shown: None,
         }
+    }
+
+    /// It exceeds, and that was not dealt with yet.
+    pub(super) fn is_found(&self) -> bool {
+        matches!(self.verdict, Verdict::Exceeds { .. }) && !self.judge.is_settled()
     }
 }
 

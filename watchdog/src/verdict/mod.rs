@@ -171,7 +171,8 @@ pub enum Verdict {
     Within { evidence: Box<Evidence> },
     /// Over budget, and the build is the reason. The evidence is that of the deciding request.
     Exceeds { evidence: Box<Evidence> },
-    /// Over an absolute budget, but no outcome became dearer: users do other things. To be told, not rolled back.
+    /// Over an absolute budget, and not shown to be the build's doing: users may do other things, or the host be slow. To be
+    /// told, not rolled back. [`Self::Exceeds`] may follow: what outcomes cost takes more requests than what they cost in all.
     #[serde(rename = "over_budget_unattributed")]
     OverBudgetNotAttributed { evidence: Box<Evidence> },
     /// Not known yet, and what would help.

@@ -51,7 +51,7 @@ impl Account<'_> {
             Verdict::Within { evidence } => self.and_warming(evidence.within()),
             Verdict::Exceeds { evidence } => evidence.sentence(),
             Verdict::OverBudgetNotAttributed { evidence } => format!(
-                "{}; not attributed to the build: no outcome needs more CPU than before, the mix of requests changed",
+                "{}; not attributed to the build so far, as the mix of requests or the surroundings may have changed",
                 evidence.finding()
             ),
             Verdict::Undecided { missing, evidence } => self.undecided(missing, evidence.as_deref()),
