@@ -169,6 +169,7 @@ fn every_global_that_the_agent_sets_is_read_only_and_has_its_width() {
         (global::TASK_PID, 4),
         (global::TASK_TGID, 4),
         (global::TASK_SUM_EXEC, 4),
+        (global::TASK_PREV_SUM_EXEC, 4),
         (global::TASK_COMM, 4),
         (global::TASK_TLS, 4),
         (global::TASK_SIGNAL, 4),

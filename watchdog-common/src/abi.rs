@@ -204,6 +204,7 @@ pub mod global {
     pub const TASK_PID: &str = "OFF_TASK_PID";
     pub const TASK_TGID: &str = "OFF_TASK_TGID";
     pub const TASK_SUM_EXEC: &str = "OFF_TASK_SUM_EXEC";
+    pub const TASK_PREV_SUM_EXEC: &str = "OFF_TASK_PREV_SUM_EXEC";
     pub const TASK_SIGNAL: &str = "OFF_TASK_SIGNAL";
     pub const TASK_COMM: &str = "OFF_TASK_COMM";
     /// User space's thread pointer (`fs` on `x86_64`).

@@ -92,6 +92,7 @@ pub(crate) fn count_begun(slot: u16, endpoint: u16) {
 
 /// Whether what was counted is a habit. Without a jump: the verifier walks each of them.
 #[inline(always)]
+#[expect(clippy::needless_bitwise_bool, reason = "a lazy operator is a jump")]
 fn form(habit: &mut Habit) {
     let Habit { begun, handed, waited, told, .. } = *habit;
     let gave = (handed >= HABIT_LEAST) & (handed * HABIT_SHARE >= begun);

@@ -26,6 +26,8 @@ globals! {
     OFF_TASK_TGID, task_tgid: u32;
     /// `task_struct.se.sum_exec_runtime`
     OFF_TASK_SUM_EXEC, task_sum_exec: u32;
+    /// `task_struct.se.prev_sum_exec_runtime`
+    OFF_TASK_PREV_SUM_EXEC, task_prev_sum_exec: u32;
     /// `task_struct.comm`
     OFF_TASK_COMM, task_comm: u32;
     /// `task_struct.thread.fsbase`
@@ -83,6 +85,13 @@ impl Task {
     pub(crate) fn sum_exec_ns(self) -> u64 {
         // SAFETY: as in `pid`, a u64 member.
         unsafe { read_volatile(self.0.add(task_sum_exec() as usize).cast()) }
+    }
+
+    /// What [`Self::sum_exec_ns`] was when the task was last put on a CPU. Only fair scheduling keeps it.
+    #[inline(always)]
+    pub(crate) fn previous_sum_exec_ns(self) -> u64 {
+        // SAFETY: as in `pid`, a u64 member.
+        unsafe { read_volatile(self.0.add(task_prev_sum_exec() as usize).cast()) }
     }
 
     /// The first eight bytes of the thread's name, little-endian.

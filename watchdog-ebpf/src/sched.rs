@@ -21,6 +21,8 @@ use crate::turns::{answers_later, believe, feed, leave_answered, put_aside};
 
 /// Of a thread that has used so much without a pause, in nanoseconds, it is known whose work it does.
 const LONG_NS: u64 = 200_000_000;
+/// A slice that began unseen and seems to be longer is not believed.
+const LONGEST_UNSEEN_NS: u64 = 1_000_000_000;
 /// Kept for the next request without a sign that it concerns one, in nanoseconds.
 const CARRIED_UNSEEN_NS: u64 = 50_000;
 /// Kept with a sign by a thread that has not received any request.
@@ -86,8 +88,12 @@ fn switch_out(leaving: &Leaving, slice: &Slice) {
     let start_ns = match &thread {
         _ if slice.pid == task.pid() => slice.start_exec_ns,
         Some(thread) if thread.exec_ns != 0 => thread.exec_ns,
-        // Of the others only what was charged within the slice is known.
+        // Of the others the scheduler may know it. Where they have received something, what came before is not theirs to pay.
+        None if total_ns.wrapping_sub(task.previous_sum_exec_ns()) < LONGEST_UNSEEN_NS => {
+            task.previous_sum_exec_ns()
+        }
         thread => {
+            // Only what was charged within the slice is known.
             counters::lost(Loss::SliceUnknown);
             total_ns - thread.as_ref().map_or(0, |thread| thread.slice_charged_ns)
         }

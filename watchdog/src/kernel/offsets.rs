@@ -15,10 +15,11 @@ pub(super) fn resolve() -> Result<Vec<(&'static str, u32)>, KernelError> {
         remedy: "the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (all current distributions' are)"
             .into(),
     })?;
-    let wanted: [(&str, &str, &[&str]); 13] = [
+    let wanted: [(&str, &str, &[&str]); 14] = [
         (global::TASK_PID, "task_struct", &["pid"]),
         (global::TASK_TGID, "task_struct", &["tgid"]),
         (global::TASK_SUM_EXEC, "task_struct", &["se", "sum_exec_runtime"]),
+        (global::TASK_PREV_SUM_EXEC, "task_struct", &["se", "prev_sum_exec_runtime"]),
         (global::TASK_COMM, "task_struct", &["comm"]),
         (global::TASK_TLS, "task_struct", &["thread", "fsbase"]),
         (global::TASK_SIGNAL, "task_struct", &["signal"]),
