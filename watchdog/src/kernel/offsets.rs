@@ -87,9 +87,10 @@ mod tests {
     #[test]
     fn every_field_is_found_in_the_running_kernel() {
         let offsets = resolve().expect("this machine's kernel has type information");
-        assert_eq!(offsets.len(), 13);
+        assert_eq!(offsets.len(), 14);
         let of = |name| offsets.iter().find(|(n, _)| *n == name).map(|(_, o)| *o);
         // pid and tgid are neighbours in every kernel since 2.6.
         assert_eq!(of(global::TASK_TGID), of(global::TASK_PID).map(|pid| pid + 4));
+        assert_ne!(of(global::TASK_PREV_SUM_EXEC), of(global::TASK_SUM_EXEC));
     }
 }
