@@ -35,6 +35,11 @@ impl TestProgram {
         self.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
+    /// As in `watchdog-common contract`.
+    pub(crate) fn label(&self) -> String {
+        format!("{} {}", self.package(), self.name)
+    }
+
     /// Runs the tests whose names contain `filter`.
     pub(crate) fn command(&self, filter: Option<&str>) -> Command {
         let mut command = Command::new(&self.path);

@@ -23,10 +23,26 @@ pub(crate) struct Counts {
     pub(crate) skip_reasons: Vec<String>,
     /// Tests that only `--slow` runs.
     pub(crate) left: u64,
+    /// Tests that failed, where they are known by name.
+    pub(crate) failed_tests: Vec<FailedTest>,
+    /// Of the passed, those that failed first.
+    pub(crate) at_second_try: Vec<FailedTest>,
     /// Tests that took long, and how long. Where tests run side by side it is the time since the end of another one.
     pub(crate) long: Vec<(Duration, String)>,
     /// What to show of failures.
     pub(crate) failures: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailedTest {
+    pub(crate) program: String,
+    pub(crate) test: String,
+}
+
+impl fmt::Display for FailedTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.program, self.test)
+    }
 }
 
 impl Counts {
@@ -47,9 +63,23 @@ impl Counts {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.left += other.left;
+        self.failed_tests.extend_from_slice(&other.failed_tests);
+        self.at_second_try.extend_from_slice(&other.at_second_try);
         self.long.extend_from_slice(&other.long);
         self.skip_reasons.extend_from_slice(&other.skip_reasons);
         self.failures.extend_from_slice(&other.failures);
+    }
+
+    /// Takes the outcome of a second try of a test that failed.
+    pub(crate) fn tried_again(&mut self, test: FailedTest, again: &Self) {
+        if (again.passed, again.failed, again.skipped) == (1, 0, 0) {
+            self.failed -= 1;
+            self.passed += 1;
+            self.at_second_try.push(test);
+        } else {
+            self.failures.extend_from_slice(&again.failures);
+            self.failed_tests.push(test);
+        }
     }
 }
 
@@ -58,6 +88,9 @@ impl fmt::Display for Counts {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
         if self.left > 0 {
             write!(f, ", {} left for --slow", self.left)?;
+        }
+        for test in &self.at_second_try {
+            write!(f, "; only at the second try: {test}")?;
         }
         Ok(())
     }
@@ -77,7 +110,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, program: &str, line: &str) {
+        if let Some(test) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            let (program, test) = (program.to_owned(), test.to_owned());
+            self.counts.failed_tests.push(FailedTest { program, test });
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
             self.in_failures = false;
             self.counts.passed += number_before(result, "passed").saturating_sub(self.skipped_here);
@@ -132,11 +169,11 @@ fn number_before(text: &str, word: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, Reader};
+    use super::{Counts, FailedTest, Reader};
 
     fn read(output: &str, success: bool) -> Counts {
         let mut reader = Reader::default();
-        output.lines().for_each(|line| reader.line(line));
+        output.lines().for_each(|line| reader.line("tests a", line));
         reader.end(success, ["error: it did not compile".to_owned()])
     }
 
@@ -160,8 +197,33 @@ mod tests {
             false,
         );
         assert_eq!((counts.passed, counts.failed), (0, 1));
+        assert_eq!(counts.failed_tests, [b()]);
         assert!(counts.failures.iter().any(|line| line.contains("assertion failed")), "{counts:?}");
         assert!(!counts.failures.iter().any(|line| line.contains("after")), "{counts:?}");
+    }
+
+    fn b() -> FailedTest {
+        FailedTest { program: "tests a".to_owned(), test: "b".to_owned() }
+    }
+
+    #[test]
+    fn what_passes_at_the_second_try_only_is_told() {
+        let first = || Counts { passed: 3, ..Counts::one_failed("b panicked".to_owned()) };
+        let mut counts = first();
+        counts.tried_again(b(), &Counts::one_passed());
+        assert_eq!((counts.passed, counts.failed), (4, 0));
+        assert_eq!(counts.to_string(), "4 passed, 0 failed, 0 skipped; only at the second try: tests a: b");
+        assert_eq!(counts.failures, ["b panicked"]);
+
+        for again in [
+            Counts::one_failed("b panicked again".to_owned()),
+            Counts::one_skipped("no kernel".to_owned()),
+            Counts::default(),
+        ] {
+            let mut counts = first();
+            counts.tried_again(b(), &again);
+            assert_eq!((counts.passed, counts.failed, counts.at_second_try.len()), (3, 1, 0));
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) fn run(time: Duration) -> Result<ExitCode> {
     let mut reader = Reader::default();
     let mut figures = Vec::new();
     let ended = process::stream(&mut command, LOG, Some(time + BESIDE), |line| {
-        reader.line(line);
+        reader.line(TEST, line);
         figures.push(line.to_owned());
     })?;
     let counts = reader.end(ended.success, ended.last_lines);

@@ -31,6 +31,9 @@ const TOOL_TIMEOUT: Duration = Duration::from_mins(1);
 /// The package whose tests want a kernel to themselves, but for these, which only read files.
 const KERNEL_TESTS: &str = "tests";
 const READING_ONLY: [&str; 2] = ["house", "contract"];
+/// So many failed kernel tests of a run are tried once more, by themselves: a host that is shared and stands still for a
+/// second fails tests that are right. More than these are no accident.
+const SECOND_TRIES: usize = 2;
 
 /// Lints of the workspace that make no sense for the kernel programs.
 const ALLOWED_IN_KERNEL_PROGRAMS: [(&str, &str); 4] = [
@@ -168,12 +171,29 @@ fn fuzzing(_filter: Option<&str>, progress: &Progress) -> Result<Counts> {
 
 /// One after another: they share one kernel, and many measure CPU time.
 fn kernel_tests(filter: Option<&str>, progress: &Progress) -> Result<Counts> {
-    run_tests(progress, needs_kernel, |test| {
+    let command = |test: &TestProgram, filter: Option<&str>| {
         let mut command = test.command(filter);
         command.arg("--test-threads=1");
         with_servers(&mut command);
         command
-    })
+    };
+    let mut counts = run_tests(progress, needs_kernel, |test| command(test, filter))?;
+    let failed = std::mem::take(&mut counts.failed_tests);
+    // What failed without a name, a crash say, is no accident either.
+    if failed.len() > SECOND_TRIES || failed.len() as u64 != counts.failed {
+        counts.failed_tests = failed;
+        return Ok(counts);
+    }
+    for failed in failed {
+        let of_name = |test: &TestProgram| test.label() == failed.program;
+        let again = run_tests(progress, of_name, |test| {
+            let mut command = command(test, Some(&failed.test));
+            command.arg("--exact");
+            command
+        })?;
+        counts.tried_again(failed, &again);
+    }
+    Ok(counts)
 }
 
 /// Tells a test where the servers are that `setup` has found or unpacked.
@@ -200,7 +220,7 @@ fn run_tests(
         if let Some(promtool) = &promtool {
             command.env("PROMTOOL", promtool);
         }
-        sum.add(&read(&mut command, progress, TEST_TIMEOUT, &format!("{} {}", test.package(), test.name))?);
+        sum.add(&read(&mut command, progress, TEST_TIMEOUT, &test.label())?);
     }
     Ok(sum)
 }
@@ -273,7 +293,7 @@ fn read(command: &mut Command, progress: &Progress, timeout: Duration, name: &st
     let mut reader = Reader::default();
     let mut since = Instant::now();
     let ended = process::stream(command, LOG, Some(timeout), |line| {
-        reader.line(line);
+        reader.line(name, line);
         if line.starts_with("test ") && !line.starts_with("test result") {
             let took = std::mem::replace(&mut since, Instant::now()).elapsed();
             reader.took(name, line, took);
