@@ -8,12 +8,16 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_skc_to_unix_sock;
 
 use watchdog_common::abi::LED_PLACES;
+use watchdog_common::types::OngoingRequest;
 
 use crate::handover::place_of;
 use crate::maps::{Connection, LED_CONN, OWNERS, Request, connection_of_or_new};
 use crate::offsets;
 use crate::request::ongoing;
 use crate::socket::kind;
+
+/// Places at which a connection may be remembered.
+const WAYS: u32 = 4;
 
 /// A request sent something. `Connection::sent` counts those that asked, `expected` those that were answered; the
 /// last one stays until another asks, as answers come in pieces. True when another request asked before.
@@ -54,7 +58,7 @@ pub(crate) fn lead(sk: *const c_void, request: Request) {
         return;
     }
     if let Some(connection) = connection_of_or_new(peer)
-        && matches!(connection.kind, kind::UNKNOWN | kind::JOINED)
+        && matches!(connection.kind, kind::UNKNOWN | kind::JOINED | kind::LEFT)
     {
         connection.outer = request;
     }
@@ -86,34 +90,48 @@ fn ends(sk: *const c_void, peer_first: bool) -> u64 {
 #[inline(always)]
 pub(crate) fn remember(sk: *const c_void, request: Request) {
     let ends = ends(sk, false);
-    if ends != 0
-        && let Some(led) = LED_CONN.get_ptr_mut(place_of(ends, LED_PLACES))
-    {
+    if ends == 0 {
+        return;
+    }
+    let mut way = 0;
+    while way < WAYS {
+        let Some(led) = LED_CONN.get_ptr_mut(place_of(ends, LED_PLACES) ^ way) else { return };
         // SAFETY: a live map value; a torn request has an identity that nothing has.
-        unsafe {
-            (*led).ends = ends;
-            (*led).request = request;
+        let led = unsafe { &mut *led };
+        way += 1;
+        if way == WAYS || led.ends == ends || ongoing(led.request).is_none() {
+            led.ends = ends;
+            led.request = request;
+            return;
         }
     }
 }
 
-/// Looks up, at the first receive on a connection, in which request it was made. True when that goes on, and belongs to
-/// the same build.
+/// Looks up, at a receive, in which request the other end speaks. When that goes on, and belongs to the same build, the
+/// connection is part of it.
 ///
 /// A function of its own, as older kernels allow 512 bytes of stack to a program and all that it calls.
 #[inline(never)]
-pub(crate) fn is_led(connection: &mut Connection, sk: *const c_void, slot: u16) -> bool {
+pub(crate) fn join(connection: &mut Connection, sk: *const c_void, slot: u16, tgid: u32) {
     let ends = ends(sk, true);
-    if ends != 0
-        && let Some(led) = LED_CONN.get_ptr(place_of(ends, LED_PLACES))
-    {
+    let mut way = if ends == 0 { WAYS } else { 0 };
+    while way < WAYS {
+        let Some(led) = LED_CONN.get_ptr(place_of(ends, LED_PLACES) ^ way) else { return };
         // SAFETY: as in `remember`.
         let led = unsafe { &*led };
+        way += 1;
         if led.ends == ends {
             connection.outer = led.request;
+            break;
         }
     }
-    connection.outer.is_some() && ongoing(connection.outer).is_some_and(|place| place.build_slot == slot)
+    // Between threads of one process, a pair of unix sockets carries wake-ups.
+    let leads = |place: &mut OngoingRequest| place.build_slot == slot && (ends != 0 || place.tgid != tgid);
+    if ongoing(connection.outer).is_some_and(leads) {
+        connection.kind = kind::JOINED;
+    } else if connection.kind == kind::JOINED {
+        connection.kind = kind::LEFT;
+    }
 }
 
 /// Whose answer comes.

@@ -90,7 +90,8 @@ pub(crate) static HABITS: Array<Habit, { (abi::MAX_BUILD_SLOTS * abi::MAX_ENDPOI
 #[btf_map]
 pub(crate) static PARKED_REQ: Array<Parked, { abi::PARKED_PROCESSES as usize }> = Array::new();
 
-/// Each element holds the last one that hashed here (384 KiB): a displaced one is counted as a request of its own.
+/// Each may lie at four places (384 KiB); one that finds all of them taken displaces another, whose other end is then counted
+/// as a request of its own.
 #[btf_map]
 pub(crate) static LED_CONN: Array<Led, { abi::LED_PLACES as usize }> = Array::new();
 

@@ -52,7 +52,8 @@ pub(crate) fn ongoing(request: Request) -> Option<&'static mut OngoingRequest> {
     // SAFETY: a live map value; the place may be given to another request while we look, which the identity shows
     // in all but a few nanoseconds, and then a few nanoseconds of on-CPU time go to that other request.
     let found = unsafe { &mut *found };
-    (found.identity == request.identity()).then_some(found)
+    // A vacant place has the identity of no request.
+    (found.identity == request.identity() && request.is_some()).then_some(found)
 }
 
 /// Takes a vacant place for the connection's next request, preferably the one it had before.

@@ -14,7 +14,7 @@ use watchdog_common::types::{Blind, Loss, Protocol, RequestFlags};
 
 use crate::bytes::{read_window, reloaded};
 use crate::counters::{lost, received};
-use crate::elsewhere::{answered, is_led, remember};
+use crate::elsewhere::{answered, join, remember};
 use crate::endpoint::{endpoint_of, speaks};
 use crate::goroutine::{is_go, keep, look};
 use crate::handover::{LONGEST_SIGN, count_begun};
@@ -51,6 +51,8 @@ pub(crate) mod kind {
     pub(crate) const CLEARED: u32 = 9;
     /// From a process of the same build, in a request that came in there.
     pub(crate) const JOINED: u32 = 10;
+    /// As `JOINED`, but that request is over.
+    pub(crate) const LEFT: u32 = 11;
 }
 
 /// Where an inbound connection stands.
@@ -261,20 +263,18 @@ pub(crate) fn receive(op: &mut Operation, sk: Option<*const c_void>) {
     if op.connection.kind == kind::TLS && is_read_in_clear(op.tgid) {
         op.connection.kind = kind::CLEARED;
     }
-    if matches!(op.connection.kind, kind::UNKNOWN | kind::JOINED)
+    if matches!(op.connection.kind, kind::UNKNOWN | kind::JOINED | kind::LEFT)
         && let Some(sk) = sk
     {
-        op.connection.kind = if is_led(op.connection, sk, op.slot) { kind::JOINED } else { kind::UNKNOWN };
+        join(op.connection, sk, op.slot, op.tgid);
     }
     if op.connection.kind == kind::OPAQUE && op.connection.phase == phase::RESPONSE {
         look_behind_upgrade(op);
     }
     let connection = &mut *op.connection;
     let mut request = match connection.kind {
-        kind::JOINED => {
-            bind(op.thread, connection.outer, Cause::Receive, op.slot, op.now);
-            return;
-        }
+        kind::JOINED => return bind(op.thread, connection.outer, Cause::Receive, op.slot, op.now),
+        kind::LEFT => return,
         kind::CLEARED => {
             op.thread.role |= Role::TENDS;
             keep(op.thread, op.slot);

@@ -15,6 +15,7 @@ mod databases;
 mod golang;
 mod java;
 mod judge;
+mod mod_wsgi;
 mod nginx;
 mod node;
 pub mod php;
@@ -50,6 +51,7 @@ pub const SHARED: f64 = 0.10;
 pub fn all() -> impl Iterator<Item = &'static Server> {
     [
         python::SERVERS,
+        mod_wsgi::SERVERS,
         php::SERVERS,
         node::SERVERS,
         ruby::SERVERS,
