@@ -91,6 +91,7 @@ servers! {
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     axum_worker: "axum-worker",
     gunicorn_gthread: "gunicorn-gthread",
+    waitress: "waitress",
     apache_mod_wsgi: "apache-mod-wsgi",
     gunicorn_tls: "gunicorn-tls",
     gunicorn_postgres: "gunicorn-postgres",

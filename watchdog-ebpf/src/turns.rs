@@ -1,14 +1,16 @@
-//! Threads that take turns under one lock and wait for it where they wait for work, as Ruby's do: from one wake-up
-//! nobody can tell the lock from work, nor a thread that waits for its turn from one that has nothing to do.
+//! Threads that answer what others receive. What one of those uses before it answers waits over its sleeps: the answer says
+//! for certain which request it was for, and a thread that never answers any has nothing kept for it.
 //!
-//! Puma's reactor reads the heads that come later than their connections, and other threads answer such requests. What one
-//! of those uses before it answers waits over its sleeps: the answer says for certain which request it was for, and a thread
-//! that never answers any has nothing kept for it.
+//! waitress has one thread that receives all, and others that answer: they wait for Python's lock in between, and nobody can
+//! tell such a wait from one for work by the sleep alone. Ruby's threads even wait for the interpreter's lock where they wait for work,
+//! so those that receive requests are looked at in this way too: Puma's threads read what is there when a connection is
+//! accepted, and its reactor reads the heads that come later.
 
 use watchdog_common::abi::{RUNTIME_RUBY, SLOT_MASK};
 use watchdog_common::types::RequestFlags;
 
 use crate::counters;
+use crate::goroutine::is_go;
 use crate::handover::LEAST_WORK_NS;
 use crate::maps::{Binding, Request, Role, Thread};
 use crate::request::{Cause, finish, flush, ongoing, unbind};
@@ -16,15 +18,11 @@ use crate::request::{Cause, finish, flush, ongoing, unbind};
 /// Of a thread that has used so much and not answered, it is believed whose work it does, in nanoseconds.
 const LONG_NS: u64 = 200_000_000;
 
-#[inline(always)]
-pub(crate) fn takes_turns(process: u16) -> bool {
-    process & RUNTIME_RUBY != 0
-}
-
 /// Whether what the thread uses in no request waits for what it answers next.
 #[inline(always)]
 pub(crate) fn answers_later(thread: &Thread, process: u16) -> bool {
-    takes_turns(process) && thread.role & Role::ANSWERS != 0
+    thread.role & Role::ANSWERS != 0
+        && (process & RUNTIME_RUBY != 0 || thread.role & Role::RECEIVES == 0 && !is_go(process))
 }
 
 /// Puts time of a thread in no request aside.

@@ -23,6 +23,12 @@ pub(super) const SERVERS: &[Server] = &[
         start: || alone(Gunicorn::Threads),
     },
     Server {
+        name: "waitress",
+        model: "four threads under Python's lock, which answer what another one reads",
+        bound: EXACT,
+        start: waitress,
+    },
+    Server {
         name: "gunicorn-tls",
         model: "as gunicorn-gthread, with OpenSSL as a library in the process",
         bound: EXACT,
@@ -116,6 +122,15 @@ fn alone(gunicorn: Gunicorn) -> anyhow::Result<Running> {
     let address = free_address()?;
     let mut running = Running::new(Target::Tcp(address))?;
     running.start("gunicorn", Role::Server, &mut gunicorn.command(address)?)?;
+    running.ready()
+}
+
+fn waitress() -> anyhow::Result<Running> {
+    let address = free_address()?;
+    let mut running = Running::new(Target::Tcp(address))?;
+    let mut command = python_program("waitress-serve")?;
+    command.args([&format!("--listen={address}"), "--threads=4", "shop_flask:app"]);
+    running.start("waitress", Role::Server, &mut command)?;
     running.ready()
 }
 
