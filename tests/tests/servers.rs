@@ -108,6 +108,7 @@ servers! {
     uwsgi_http_router: "uwsgi-http-router",
     nginx_uwsgi: "nginx-uwsgi",
     node_express_scrypt: "node-express-scrypt",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_express_pbkdf2: "node-express-pbkdf2",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_express_bcrypt: "node-express-bcrypt",
@@ -119,6 +120,7 @@ servers! {
     nginx_php_fpm_unix: "nginx-php-fpm-unix",
     nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
     apache_mod_php: "apache-mod-php",
+    mojolicious: "mojolicious",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     apache_mod_php_tls: "apache-mod-php-tls",
 }

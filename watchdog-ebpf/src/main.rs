@@ -20,6 +20,7 @@
 mod bytes;
 mod clock;
 mod counters;
+mod eager;
 mod elsewhere;
 mod endpoint;
 mod fastcgi;

@@ -17,8 +17,8 @@ use watchdog_common::types::{
 };
 
 pub(crate) use self::values::{
-    Binding, Connection, Direction, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Thread,
-    TlsRead,
+    Binding, Connection, Direction, Led, OWNERS, Packets, Parked, PointerKey, Request, Role, Slice, Step,
+    Thread, TlsRead,
 };
 use crate::go_tls::GoRead;
 use crate::goroutine::Goroutine;

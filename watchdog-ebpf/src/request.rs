@@ -7,6 +7,7 @@ use watchdog_common::histogram::{BUCKETS, bucket_of};
 use watchdog_common::types::{Loss, OngoingRequest, RequestFlags, Sample, SeriesKey, TAKEN, VACANT};
 
 use crate::counters;
+use crate::eager;
 use crate::goroutine::own;
 use crate::handover::park;
 use crate::maps::{Binding, Connection, ONGOING_REQ, Request, Role, SAMPLES, SERIES, Thread};
@@ -161,9 +162,13 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
     if cause == Cause::Receive {
         thread.role |= Role::RECEIVES;
         if thread.last_read.identity() != request.identity() {
+            eager::reads(thread);
             thread.last_read = request;
             thread.reads += 1;
         }
+    }
+    if cause == Cause::Answer {
+        eager::pauses(thread);
     }
     if thread.goroutine != 0 {
         thread.carried_ns += own(thread.goroutine, request);
@@ -181,12 +186,13 @@ pub(crate) fn bind(thread: &mut Thread, request: Request, cause: Cause, slot: u1
         if let Some(place) = ongoing(thread.request) {
             park(thread.request, place);
         }
+        let goes_along = cause == Cause::Send && !eager::has_worked(thread);
         let held = thread.held_ns;
-        if cause == Cause::Send {
+        if goes_along {
             thread.held_ns = 0;
         }
         leave(thread, slot, now);
-        if cause == Cause::Send {
+        if goes_along {
             thread.held_ns = held;
         }
     }

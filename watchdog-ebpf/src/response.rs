@@ -8,6 +8,7 @@ use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::bytes::{read_window, reloaded, repeat};
 use crate::counters::lost;
+use crate::eager;
 use crate::elsewhere::{asked, lead};
 use crate::fastcgi;
 use crate::goroutine::keep;
@@ -156,12 +157,18 @@ fn send_response(op: &mut Operation, sk: Option<*const c_void>, failed: bool) {
         return;
     }
     let request = op.connection.request;
+    let mut begins = false;
     if let Some(place) = ongoing(request)
         && place.flags & RequestFlags::ANSWERED == 0
     {
+        begins = true;
         answers(op.thread, place);
     }
+    let used_ns = op.thread.held_ns;
     bind(op.thread, request, Cause::Send, op.slot, op.now);
+    if begins {
+        eager::answers(op.thread, request, used_ns);
+    }
     op.thread.role |= Role::ANSWERS;
     if records {
         op.connection.phase = phase::RESPONSE;

@@ -7,6 +7,7 @@ use watchdog_common::types::{Loss, RequestFlags};
 
 use crate::clock;
 use crate::counters;
+use crate::eager;
 use crate::goroutine::{is_go, look};
 use crate::handover::{
     inherit, is_housekeeping, is_in_work, is_lock, park, remember_lock, settle, tells_done, wait, work_of,
@@ -194,6 +195,7 @@ fn went_idle(thread: &mut Thread, leaving: &Leaving) {
         thread.reads = 0;
         thread.role &= !Role::TOLD;
         thread.slept_mono_ns = now;
+        eager::pauses(thread);
     }
     let owns = thread.binding == Binding::OWN;
     let answers = answers_later(thread, process);

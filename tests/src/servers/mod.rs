@@ -18,6 +18,7 @@ mod judge;
 mod mod_wsgi;
 mod nginx;
 mod node;
+mod perl;
 pub mod php;
 mod process;
 mod python;
@@ -58,6 +59,7 @@ pub fn all() -> impl Iterator<Item = &'static Server> {
         java::SERVERS,
         golang::SERVERS,
         axum::SERVERS,
+        perl::SERVERS,
     ]
     .into_iter()
     .flatten()

@@ -69,6 +69,15 @@ pub(crate) struct Thread {
     pub(crate) role: u32,
     /// Requests it has received since it last slept and neither answered nor given away.
     pub(crate) reads: u32,
+    /// What it did last with a request since it slept, as [`Step`].
+    pub(crate) step: u32,
+    /// Pairs of requests that have shown, lately, that it works on what it reads at once: see [`crate::eager`].
+    pub(crate) eager: u32,
+    /// What it used between its last two receives, if nothing else came between them; 0 if something did.
+    pub(crate) reading_ns: u64,
+    /// Identities of the request that it received before the last one, and of the one that it answered last.
+    pub(crate) read_before: u64,
+    pub(crate) answered: u64,
     /// The read of a TLS library that the thread is in.
     pub(crate) tls_read: TlsRead,
 }
@@ -105,6 +114,14 @@ impl Role {
     pub(crate) const CERTAIN: u32 = 1 << 7;
     /// It answers requests itself.
     pub(crate) const ANSWERS: u32 = 1 << 8;
+}
+
+/// See [`Thread::step`].
+pub(crate) struct Step;
+impl Step {
+    pub(crate) const NONE: u32 = 0;
+    pub(crate) const READ: u32 = 1;
+    pub(crate) const ANSWERED: u32 = 2;
 }
 
 /// Requests that wait for a pool's thread, in the order in which their own thread left them.

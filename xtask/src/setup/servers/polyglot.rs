@@ -1,4 +1,4 @@
-//! Servers in Ruby, Java, Go and Rust: Debian's packages, and the applications that have to be compiled. None of these
+//! Servers in Ruby, Perl, Java, Go and Rust: Debian's packages, and the applications that have to be compiled. None of these
 //! packages starts a service: Tomcat comes as a library, the others as programs that the tests start themselves.
 
 use std::fs;
@@ -27,6 +27,13 @@ pub(super) const STEPS: &[Step] = &[
         why: "the tests watch a real Ruby server",
         find: puma,
         get: Get::Packages(&["puma", "ruby-sinatra", "ruby-rack", "ruby-bcrypt"]),
+    },
+    Step {
+        component: Component::Servers,
+        name: "Mojolicious",
+        why: "the tests watch a real Perl server",
+        find: mojolicious,
+        get: Get::Packages(&["perl", "libmojolicious-perl"]),
     },
     Step {
         component: Component::Servers,
@@ -165,6 +172,14 @@ fn puma() -> Option<String> {
     let script = r#"require "puma/const"; require "sinatra/base"; require "bcrypt"
         print "Puma #{Puma::Const::VERSION} with Sinatra #{Sinatra::VERSION}""#;
     process::capture(Command::new("ruby").args(["-e", script]))
+}
+
+fn mojolicious() -> Option<String> {
+    process::capture(Command::new("perl").args([
+        "-MMojolicious",
+        "-e",
+        "print \"Mojolicious $Mojolicious::VERSION\"",
+    ]))
 }
 
 fn javac(sources: &Path, made: &Path) -> Command {
