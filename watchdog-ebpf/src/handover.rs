@@ -289,10 +289,11 @@ pub(crate) fn work_of(from: &mut Thread, tgid: u32, to_pool: bool) -> Option<Giv
     Some(Given { request: from.request, certain: certain && to_pool })
 }
 
-/// Gives a thread work for a request; `futex` is what it was woken from.
+/// Gives a thread work for a request, or more of it; `futex` is what it was woken from.
 #[inline(always)]
 pub(crate) fn inherit(to: &mut Thread, given: &Given, futex: Option<u64>) {
     if to.binding == Binding::INHERITED && to.request.identity() == given.request.identity() {
+        to.role &= !Role::DONE;
         return;
     }
     to.request = given.request;
