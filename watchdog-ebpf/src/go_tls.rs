@@ -53,6 +53,7 @@ impl Words {
 
 /// `func (c *Conn) Read(b []byte) (int, error)`
 #[uprobe]
+#[inline(always)]
 pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let words = Words::of(&ctx);
@@ -65,6 +66,7 @@ pub(crate) fn go_tls_read(ctx: ProbeContext) -> u32 {
 
 /// Where that returns.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn go_tls_return(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let words = Words::of(&ctx);
@@ -83,6 +85,7 @@ pub(crate) fn go_tls_return(ctx: ProbeContext) -> u32 {
 
 /// `func (c *Conn) Write(b []byte) (int, error)`
 #[uprobe]
+#[inline(always)]
 pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let words = Words::of(&ctx);
@@ -96,6 +99,7 @@ pub(crate) fn go_tls_write(ctx: ProbeContext) -> u32 {
 
 /// `func (c *Conn) Close() error`
 #[uprobe]
+#[inline(always)]
 pub(crate) fn go_tls_close(ctx: ProbeContext) -> u32 {
     if let Some(hit) = Hit::of(&ctx) {
         close(&hit, Words::of(&ctx).first);

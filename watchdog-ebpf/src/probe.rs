@@ -31,7 +31,8 @@ impl Hit {
         if tgid == 0 {
             // Never so, which neither compiler nor verifier can know, and the array is empty. Without a tail call in
             // it, the verifier (since 6.13) gives a program of this type with more than 64 bytes of stack one stack
-            // per CPU, although it can be preempted.
+            // per CPU, although it can be preempted. It must be in the program itself: those that the compiler would make a
+            // function of their own, as they are large, are inlined always.
             // SAFETY: nothing lives here that would need to be dropped.
             unsafe { NO_TAIL.tail_call(ctx, 0) };
         }

@@ -21,6 +21,7 @@ const NUMBER_TRIES: u32 = 16;
 
 /// `SSL_read(SSL *ssl, void *buf, int num)`, which returns the count.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn tls_read(ctx: ProbeContext) -> u32 {
     enter_read(&ctx, false);
     0
@@ -28,6 +29,7 @@ pub(crate) fn tls_read(ctx: ProbeContext) -> u32 {
 
 /// `SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`
 #[uprobe]
+#[inline(always)]
 pub(crate) fn tls_read_ex(ctx: ProbeContext) -> u32 {
     enter_read(&ctx, true);
     0
@@ -50,6 +52,7 @@ fn enter_read(ctx: &ProbeContext, counts_elsewhere: bool) {
 
 /// The return of both.
 #[uretprobe]
+#[inline(always)]
 pub(crate) fn tls_read_end(ctx: RetProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let Some(thread) = hit.known_thread() else { return 0 };
@@ -74,6 +77,7 @@ pub(crate) fn tls_read_end(ctx: RetProbeContext) -> u32 {
 /// which costs half of what entry and return cost: a write that would block is made again with the same bytes, which
 /// then count twice, and at worst what is left of that answer is added to its request as a continuation.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let argument = |n| ctx.arg::<u64>(n).unwrap_or(0);
@@ -88,6 +92,7 @@ pub(crate) fn tls_write(ctx: ProbeContext) -> u32 {
 
 /// `SSL_free(SSL *ssl)`: the connection is closed.
 #[uprobe]
+#[inline(always)]
 pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
     let Some(hit) = Hit::of(&ctx) else { return 0 };
     let Some(session) = ctx.arg::<u64>(0) else { return 0 };

@@ -1,5 +1,5 @@
-//! Python behind Apache, as mod_wsgi's manual wants it: Apache's processes speak with those of Python over unix sockets,
-//! in a protocol of mod_wsgi's own. To those who watch, both are one service.
+//! Python behind Apache, as `mod_wsgi`'s manual wants it: Apache's processes speak with those of Python over unix sockets,
+//! in a protocol of `mod_wsgi`'s own. To those who watch, both are one service.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! gunicorn, waitress, uvicorn and uWSGI, from Python's index, and Apache's mod_wsgi.
+//! gunicorn, waitress, uvicorn and uWSGI, from Python's index, and Apache's `mod_wsgi`.
 
 use std::path::Path;
 use std::process::Command;
