@@ -76,6 +76,7 @@ macro_rules! servers {
 
 servers! {
     gunicorn_sync: "gunicorn-sync",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     puma_threads: "puma-threads",
     puma_cluster: "puma-cluster",
     tomcat: "tomcat",
@@ -93,6 +94,7 @@ servers! {
     gunicorn_gthread: "gunicorn-gthread",
     waitress: "waitress",
     apache_mod_wsgi: "apache-mod-wsgi",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     gunicorn_tls: "gunicorn-tls",
     gunicorn_postgres: "gunicorn-postgres",
     nginx_gunicorn: "nginx-gunicorn",
@@ -103,6 +105,7 @@ servers! {
     uvicorn_onloop: "uvicorn-onloop",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     uvicorn_uvloop_onloop: "uvicorn-uvloop-onloop",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     uwsgi_http_socket: "uwsgi-http-socket",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     uwsgi_http_router: "uwsgi-http-router",
@@ -112,12 +115,14 @@ servers! {
     node_express_pbkdf2: "node-express-pbkdf2",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_express_bcrypt: "node-express-bcrypt",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_http_sync: "node-http-sync",
     node_express_data: "node-express-data",
     node_https: "node-https",
     #[ignore = "slow: `cargo xtask test --slow` runs it"]
     node_cluster: "node-cluster",
     nginx_php_fpm_unix: "nginx-php-fpm-unix",
+    #[ignore = "slow: `cargo xtask test --slow` runs it"]
     nginx_php_fpm_tcp: "nginx-php-fpm-tcp",
     apache_mod_php: "apache-mod-php",
     mojolicious: "mojolicious",
