@@ -208,6 +208,10 @@ impl Story<'_> {
         ));
         self.scene.agent.accept(GOOD_FIX)?;
         let closed = self.outside("closed")?;
+        // What `status` said may be a moment older than what `incidents` did.
+        self.scene.pass(Duration::from_secs(20), |scene| {
+            Ok(scene.agent.state_of(GOOD_FIX).filter(|state| *state == "good").map(drop))
+        })?;
         let state = self.scene.agent.state_of(GOOD_FIX).unwrap_or("not known").to_owned();
         let report = self.scene.agent.save_report(&closed.id, &self.stage.file("incident-day-3.txt"))?;
         self.days.third = Some(WorkingDay { build: GOOD_FIX, told, logins, cost, judged_bad, state, report });
