@@ -2,9 +2,9 @@
 //! for certain which request it was for, and a thread that never answers any has nothing kept for it.
 //!
 //! waitress has one thread that receives all, and others that answer: they wait for Python's lock in between, and nobody can
-//! tell such a wait from one for work by the sleep alone. Ruby's threads even wait for the interpreter's lock where they wait for work,
-//! so those that receive requests are looked at in this way too: Puma's threads read what is there when a connection is
-//! accepted, and its reactor reads the heads that come later.
+//! tell such a wait from one for work by the sleep alone. Ruby's threads even wait for the interpreter's lock where they
+//! wait for work, so those that receive requests are looked at in this way too: Puma's threads read what is there when a
+//! connection is accepted, and its reactor reads the heads that come later.
 
 use watchdog_common::abi::{RUNTIME_RUBY, SLOT_MASK};
 use watchdog_common::types::RequestFlags;

@@ -2,14 +2,12 @@
 //! in a protocol of `mod_wsgi`'s own. To those who watch, both are one service.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::{EXACT, Role, Running, Server, application, free_address, program};
+use super::php::apache_with_settings;
+use super::{EXACT, Role, Running, Server, application, free_address};
 use crate::load::Target;
 
 const MODULES: &str = "/usr/lib/apache2/modules";
@@ -26,17 +24,11 @@ fn start() -> anyhow::Result<Running> {
     let address = free_address()?;
     let mut running = Running::new(Target::Tcp(address))?;
     let folder = running.folder().to_owned();
-    // Apache gives up root.
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).context("opening the folder")?;
     fs::copy(application("python").join(APPLICATION), folder.join(APPLICATION))
         .context("copying the application")?;
     fs::write(folder.join("apache.conf"), settings(&folder, address.port()))
         .context("writing apache.conf")?;
-    let mut apache = Command::new(program("apache2", &["/usr/sbin/apache2"])?);
-    // When it ends, it ends its whole process group.
-    apache.process_group(0);
-    apache.args(["-D", "FOREGROUND", "-f"]).arg(folder.join("apache.conf"));
-    running.start("apache", Role::Server, &mut apache)?;
+    running.start("apache", Role::Server, &mut apache_with_settings(&folder)?)?;
     running.ready()
 }
 

@@ -133,8 +133,6 @@ pub fn apache(bcrypt_cost: u32) -> anyhow::Result<Running> {
 
 fn apache_with((mut running, port): (Running, u16)) -> anyhow::Result<Running> {
     let folder = running.folder().to_owned();
-    // It gives up root.
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).context("opening the folder")?;
     // A link's target is asked for at every request: the module has nobody before it that does.
     let own = "opcache.revalidate_path = 1\nrealpath_cache_size = 0\n";
     write(&folder, "php.ini", &format!("{}{own}", ini()?))?;
@@ -143,12 +141,19 @@ fn apache_with((mut running, port): (Running, u16)) -> anyhow::Result<Running> {
         _ => None,
     };
     write(&folder, "apache.conf", &apache_conf(&folder, port, tls.as_ref())?)?;
+    let mut apache = apache_with_settings(&folder)?;
+    running.start("apache", Role::Server, apache.env("PHP_INI_SCAN_DIR", ""))?;
+    running.ready()
+}
+
+/// Apache with the settings `apache.conf` of the folder, which is opened to others: Apache gives up root.
+pub(super) fn apache_with_settings(folder: &Path) -> anyhow::Result<Command> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).context("opening the folder")?;
     let mut apache = Command::new(program("apache2", &["/usr/sbin/apache2"])?);
     // When it ends, it ends its whole process group.
     apache.process_group(0);
-    apache.args(["-D", "FOREGROUND", "-f"]).arg(folder.join("apache.conf")).env("PHP_INI_SCAN_DIR", "");
-    running.start("apache", Role::Server, &mut apache)?;
-    running.ready()
+    apache.args(["-D", "FOREGROUND", "-f"]).arg(folder.join("apache.conf"));
+    Ok(apache)
 }
 
 /// A folder with the release `first`, and a port.
